@@ -1,0 +1,1 @@
+"""What travels between leveret's services: names, messages, their codec, and transports."""

@@ -1,0 +1,58 @@
+"""What can go wrong between two processes, and in naming things."""
+
+
+class BrokerError(Exception):
+    """Root of everything that this package raises."""
+
+
+# -- naming ---------------------------------------------------------------------------------------
+
+
+class InvalidName(BrokerError, ValueError):
+    """A name, version or project that can't be part of a queue's name."""
+
+
+class InvalidIdentifier(BrokerError, ValueError):
+    """A text that has none of the forms of an identifier."""
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+
+class MalformedMessage(BrokerError):
+    """Bytes that are no message of ours: set aside with this reason, never fatal to a service."""
+
+
+# -- transports -----------------------------------------------------------------------------------
+
+
+class TransportError(BrokerError):
+    """A message could not be handed to the broker. Nothing is known to have been accepted."""
+
+
+class TransportUnreachable(TransportError):
+    """No connection could be made within the deadline. Its text never holds a password."""
+
+
+class TransportClosed(TransportError):
+    """The transport was closed by its owner, before or while it was used."""
+
+
+class Unroutable(TransportError):
+    """The broker has no queue of this name, so the message went nowhere."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"there is no queue named {queue!r}")
+        self.queue = queue
+
+
+class BrokerBlocked(TransportError):
+    """The broker took no message within the deadline: out of memory or disk, or overloaded."""
+
+
+class QueueMismatch(TransportError):
+    """A queue of this name exists with other properties, and the broker keeps it as it is."""
+
+
+class Expired(TransportError):
+    """The deadline passed without a confirmation: the message may or may not have arrived."""

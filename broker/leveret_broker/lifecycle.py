@@ -1,0 +1,112 @@
+"""What lives long: one contract for starting and stopping, and the thread that keeps connections.
+
+User code never runs on the thread that keeps a connection alive (`docs/architecture.md`), so every
+program with a connection has an `IoThread`, and reaches it through `IoThread.call` and `post`.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Service(Protocol):
+    """Anything that lives long. Started once; stopping twice, or before the start, is fine."""
+
+    async def start(self) -> None:
+        """Return when it serves. A failed start leaves nothing running."""
+        ...
+
+    async def stop(self) -> None:
+        """Return when all it started has ended."""
+        ...
+
+
+class LoopMailbox:
+    """Runs plain functions on a loop, from any thread, waking the loop once for many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._woken = False
+        self._lock = threading.Lock()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run it soon on the loop, in order. Once the loop is closed, it is dropped."""
+        with self._lock:
+            self._waiting.append(function)
+            if self._woken:
+                return
+            self._woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._run)
+        except RuntimeError:  # the loop is closed: whoever waited there is gone as well
+            with self._lock:
+                self._waiting.clear()
+
+    def _run(self) -> None:
+        with self._lock:
+            batch, self._waiting = self._waiting, deque()
+            self._woken = False
+        for function in batch:
+            try:
+                function()
+            except Exception as error:
+                self._loop.call_exception_handler(
+                    {"message": "posted function", "exception": error}
+                )
+
+
+class IoThread:
+    """An event loop on a daemon thread of its own."""
+
+    def __init__(self, name: str = "leveret-io") -> None:
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._mailbox: LoopMailbox | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None, "the thread was not started"
+        return self._loop
+
+    def start(self) -> None:
+        """Return when its loop runs."""
+        ready = threading.Event()
+
+        def run() -> None:
+            with asyncio.Runner() as runner:
+                self._loop = runner.get_loop()
+                self._mailbox = LoopMailbox(self._loop)
+                self._loop.call_soon(ready.set)
+                self._loop.run_forever()
+
+        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def stop(self) -> None:
+        """End the loop, cancelling what still runs on it, and wait for the thread."""
+        if self._thread is None:
+            return
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self._thread = None
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run a plain function soon on this thread."""
+        assert self._mailbox is not None, "the thread was not started"
+        self._mailbox.post(function)
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on this thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on this thread and await it from another loop."""
+        return await asyncio.wrap_future(self.submit(coroutine))

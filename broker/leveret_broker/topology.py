@@ -1,0 +1,45 @@
+"""Which queues there are: pure functions, so that whoever declares one declares the same."""
+
+from leveret_broker.transport import Queue
+
+CONTROL = "leveret.control"
+"""The fan-out exchange by which the coordinator reaches every worker."""
+
+DEAD = Queue(name="leveret.dead", replicated=True)
+"""What nobody could deal with, each message with its reason in the header `leveret-reason`."""
+
+REQUESTS = Queue(name="leveret.requests", replicated=True, dead_letter=DEAD.name)
+"""To the coordinator, from callers and workers."""
+
+OUTCOMES = Queue(name="leveret.outcomes", replicated=True, dead_letter=DEAD.name)
+"""To the coordinator, from workers: how runs ended."""
+
+REPLY_QUEUE_EXPIRES = 30 * 60.0
+"""Seconds for which a caller may be gone before the broker drops its replies."""
+
+REASON_HEADER = "leveret-reason"
+ORIGIN_HEADER = "leveret-origin"
+
+
+def work_queue_name(project: str, name: str, version: str) -> str:
+    """`project:name:version`, where the invocations of one definition wait."""
+    return f"{project}:{name}:{version}"
+
+
+def work_queue(name: str) -> Queue:
+    """The queue of one definition, by the name that `work_queue_name` gives."""
+    return Queue(name=name, replicated=True, dead_letter=DEAD.name)
+
+
+def reply_queue_name(session: str) -> str:
+    return f"replies:{session}"
+
+
+def reply_queue(session: str) -> Queue:
+    """Where one caller's answers arrive. It outlives a lost connection, but not for ever."""
+    return Queue(name=reply_queue_name(session), expires=REPLY_QUEUE_EXPIRES)
+
+
+def control_queue(worker: str) -> Queue:
+    """One worker's copy of the control messages; it goes away with the worker."""
+    return Queue(name=f"control:{worker}", exclusive=True, fanout=CONTROL)

@@ -1,0 +1,68 @@
+"""Every error that a program may catch, under one root.
+
+An exception that a task or workflow raised is none of these: it is raised again at the `await` as
+its own type, and only what can't be carried becomes a `RemoteError`.
+"""
+
+
+class LeveretError(Exception):
+    """Root of all errors of leveret."""
+
+
+class DefinitionError(LeveretError, ValueError):
+    """A task or workflow can't be defined like this; raised at the definition, never later."""
+
+
+class IdentificationError(LeveretError, LookupError):
+    """An identifier is malformed, unknown, ambiguous, or names another project than the known one."""
+
+
+class NotDeployedError(LeveretError):
+    """The cluster has no such code: no worker has ever registered this definition there."""
+
+
+class NestedCallError(LeveretError, RuntimeError):
+    """A call was awaited inside a task. Only workflows call; a task uses `definition.fn`."""
+
+
+class PayloadError(LeveretError):
+    """Arguments or a result can't travel: can't be encoded, unsigned, damaged, or of other versions."""
+
+
+class RemoteError(LeveretError):
+    """A run failed with an exception that can't be carried to this process.
+
+    When the exception's own type can be carried, that type is raised instead.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+        self.type_name = type_name
+        """The exception's qualified name where it was raised."""
+        self.message = message
+        self.traceback = traceback
+        """The formatted traceback from there."""
+
+
+class RunCancelled(LeveretError):
+    """The run was cancelled by somebody else. Who cancels the await gets `asyncio.CancelledError`."""
+
+
+class RunTimeout(LeveretError, TimeoutError):
+    """A run took longer than its definition allows."""
+
+
+class WorkerLost(LeveretError):
+    """The process that executed the run died: the message names the signal or the exit code."""
+
+
+class CoordinatorUnreachable(LeveretError, ConnectionError):
+    """No coordinator answered in time. The message names the broker's URL, never its password."""
+
+
+class AppError(LeveretError):
+    """A module or file with definitions can't be loaded, or its definitions contradict each other."""
+
+
+class NoWorkerWarning(UserWarning):
+    """A run was accepted, and no worker serves its definition: it waits until one does."""
