@@ -113,8 +113,8 @@ def child_run_id(parent: str, callee: str, identity: str, ordinal: int) -> str:
     """The id of the run that a workflow run's call creates: the same for the same call.
 
     It is derived, never issued, so that a workflow run that is executed again asks for the runs
-    that it has already. It keeps the parent's first ten characters, the time at which the root run was
-    made, so that a tree's runs lie side by side in the catalog; the other sixteen are 80 bits of
+    that it has already. It keeps the parent's first ten characters, the time at which the root run
+    was made, so that a tree's runs lie side by side in the catalog; the rest is 80 bits of
     BLAKE2b over all four arguments.
     """
     spelled = "\0".join((parent, callee, identity, str(ordinal))).encode()

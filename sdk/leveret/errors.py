@@ -14,7 +14,7 @@ class DefinitionError(LeveretError, ValueError):
 
 
 class IdentificationError(LeveretError, LookupError):
-    """An identifier is malformed, unknown, ambiguous, or names another project than the known one."""
+    """An identifier is malformed, unknown or ambiguous, or contradicts the known project."""
 
 
 class NotDeployedError(LeveretError):
@@ -26,7 +26,7 @@ class NestedCallError(LeveretError, RuntimeError):
 
 
 class PayloadError(LeveretError):
-    """Arguments or a result can't travel: can't be encoded, unsigned, damaged, or of other versions."""
+    """Arguments or a result can't travel: not encodable, unsigned, damaged, of other versions."""
 
 
 class RemoteError(LeveretError):
@@ -45,7 +45,7 @@ class RemoteError(LeveretError):
 
 
 class RunCancelled(LeveretError):
-    """The run was cancelled by somebody else. Who cancels the await gets `asyncio.CancelledError`."""
+    """The run was cancelled by somebody else. Who cancels the await gets `CancelledError`."""
 
 
 class RunTimeout(LeveretError, TimeoutError):
@@ -61,7 +61,7 @@ class CoordinatorUnreachable(LeveretError, ConnectionError):
 
 
 class AppError(LeveretError):
-    """A module or file with definitions can't be loaded, or its definitions contradict each other."""
+    """A module or file with definitions can't be loaded, or its definitions contradict."""
 
 
 class NoWorkerWarning(UserWarning):
