@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
-
-from packaging.version import InvalidVersion, Version
-from ulid import ULID
+from typing import TYPE_CHECKING, Literal
 
 from leveret_broker.errors import InvalidIdentifier, InvalidName
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 Kind = Literal["task", "workflow"]
 
@@ -106,6 +106,8 @@ def is_database_id(text: str) -> bool:
 
 def new_id(kind: Literal["task", "workflow", "run", "session", "worker"]) -> str:
     """A globally unique id; later ones of a kind sort after earlier ones, to the millisecond."""
+    from ulid import ULID  # imported late: `import leveret` needs names only
+
     return f"{PREFIXES[kind]}_{ULID()}"
 
 
@@ -123,8 +125,10 @@ def child_run_id(parent: str, callee: str, identity: str, ordinal: int) -> str:
     return parent[:14] + digits
 
 
-def version_order(version: str) -> tuple[int, Version, str]:
+def version_order(version: str) -> "tuple[int, Version, str]":
     """A sort key for versions: PEP 440 order, and texts that PEP 440 doesn't know before all."""
+    from packaging.version import InvalidVersion, Version
+
     try:
         return 1, Version(version), version
     except InvalidVersion:

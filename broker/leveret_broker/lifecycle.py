@@ -71,6 +71,10 @@ class IoThread:
         self._mailbox: LoopMailbox | None = None
 
     @property
+    def is_running(self) -> bool:
+        return self._thread is not None
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         assert self._loop is not None, "the thread was not started"
         return self._loop

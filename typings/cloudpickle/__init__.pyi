@@ -1,6 +1,18 @@
+import pickle
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
+
+__version__: str
+
+class Pickler(pickle.Pickler):
+    def __init__(
+        self,
+        file: IO[bytes],
+        protocol: int | None = ...,
+        buffer_callback: Callable[[Any], object] | None = ...,
+    ) -> None: ...
+    def reducer_override(self, obj: Any) -> Any: ...
 
 def dumps(
     obj: object,

@@ -12,14 +12,18 @@ def packb(
     default: Callable[[Any], object] | None = ...,
     use_bin_type: bool = ...,
     strict_types: bool = ...,
+    unicode_errors: str | None = ...,
 ) -> bytes: ...
 def unpackb(
     packed: bytes | memoryview,
     *,
     ext_hook: Callable[[int, bytes], object] = ...,
     object_hook: Callable[[dict[Any, Any]], object] | None = ...,
+    list_hook: Callable[[list[Any]], object] | None = ...,
     use_list: bool = ...,
     raw: bool = ...,
     strict_map_key: bool = ...,
+    unicode_errors: str | None = ...,
+    timestamp: int = ...,
     max_buffer_size: int = ...,
 ) -> Any: ...

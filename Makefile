@@ -1,0 +1,31 @@
+# What a newcomer types. Needs Python 3.11 or newer and make; everything else is installed here.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/examples.done  ## train four models in parallel and pick the best, in this process
+	$(BIN)/python examples/train_and_pick.py
+
+test: .venv/dev.done  ## the whole suite, with a real RabbitMQ
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
+
+check: .venv/dev.done  ## format, lint, types, imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "leveret needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+
+.venv/examples.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e '.[examples]'
+	touch $@
+
+.venv/dev.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e '.[examples]' --group dev
+	touch $@
+
+clean:
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,178 @@
+"""One exchange with RabbitMQ at a time: connecting, calling, and what the failures mean.
+
+aiormq answers a lost connection with whatever ended its reader, and that may be `CancelledError`.
+Awaited directly it would look as if *we* had been cancelled, so every call to aiormq goes through
+`call`, which runs it as a task of its own and looks at how the task ended.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+import aiormq
+from aiormq import exceptions
+
+from leveret_broker.errors import TransportError, TransportUnreachable
+from leveret_broker.urls import BrokerUrl
+
+T = TypeVar("T")
+
+HEARTBEAT = 30
+"""Seconds; after about three of them in silence the connection counts as lost."""
+CALL_TIMEOUT = 20.0
+"""Seconds for one exchange with the broker, such as declaring a queue."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds for a polite goodbye."""
+
+
+class Closable(Protocol):
+    """A connection or a channel."""
+
+    @property
+    def is_closed(self) -> bool: ...
+    @property
+    def closing(self) -> asyncio.Future[Any]: ...
+    async def close(self) -> None: ...
+
+
+class ConnectionLost(Exception):
+    """The connection or the channel went away before the broker answered."""
+
+
+class Hopeless(TransportUnreachable):
+    """The broker answered and refused: trying again would change nothing."""
+
+
+async def call(coroutine: Coroutine[Any, Any, T], *, timeout: float = CALL_TIMEOUT) -> T:
+    """The result of an exchange with the broker.
+
+    Raises aiormq's error if the broker refused it, and `ConnectionLost` if there was no answer.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait([task], timeout=timeout)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+    if not task.done() or task.cancelled():
+        raise ConnectionLost("the broker did not answer")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, exceptions.ChannelClosed) and is_refusal(error):
+        raise error
+    if is_loss(error):
+        raise ConnectionLost(str(error)) from error
+    raise error
+
+
+def is_refusal(error: exceptions.ChannelClosed) -> bool:
+    """Whether the broker closed the channel because of what was asked of it."""
+    return isinstance(
+        error,
+        exceptions.ChannelNotFoundEntity
+        | exceptions.ChannelPreconditionFailed
+        | exceptions.ChannelLockedResource
+        | exceptions.ChannelAccessRefused,
+    )
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether the error says that the connection or the channel is gone.
+
+    A `RuntimeError` is what aiormq raises for work on something closed.
+    """
+    return isinstance(error, exceptions.AMQPError | OSError | RuntimeError | EOFError)
+
+
+def refused(what: str, error: exceptions.AMQPError) -> TransportError:
+    """The broker's refusal as our own error."""
+    reason = error.args[0] if error.args else type(error).__name__
+    return TransportError(f"the broker refused {what}: {reason}")
+
+
+async def connect(url: BrokerUrl, *, name: str) -> aiormq.Connection:
+    """A connection. Raises `TransportUnreachable` with the reason, `Hopeless` if it is final."""
+    connection = aiormq.Connection(url.with_options(heartbeat=str(HEARTBEAT), name=name))
+    task = asyncio.ensure_future(_dial(connection))
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+        raise
+    if not task.cancelled() and task.exception() is None:
+        return connection
+    error = None if task.cancelled() else task.exception()
+    raise _unreachable(url, error) from error
+
+
+async def _dial(connection: aiormq.abc.AbstractConnection) -> None:
+    await connection.connect()
+
+
+async def open_channel(
+    connection: aiormq.abc.AbstractConnection, *, confirms: bool = False
+) -> aiormq.Channel:
+    """Another channel of the connection. Raises `ConnectionLost`."""
+    channel = await call(connection.channel(publisher_confirms=confirms))
+    assert isinstance(channel, aiormq.Channel)
+    return channel
+
+
+def _unreachable(url: BrokerUrl, error: BaseException | None) -> TransportUnreachable:
+    origin = error.__cause__ if isinstance(error, exceptions.AMQPConnectionError) else None
+    match origin or error:
+        case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
+            return Hopeless(f"{url} refused the login of user {url.user!r}")
+        case exceptions.InvalidFrameError():
+            return Hopeless(
+                f"{url} refused the virtual host {url.vhost!r}: it does not exist, "
+                f"or user {url.user!r} may not use it"
+            )
+        case exceptions.ProtocolSyntaxError() | exceptions.IncompatibleProtocolError():
+            return Hopeless(f"{url} is reachable, but what answers there speaks no AMQP 0-9-1")
+        case socket.gaierror():
+            return TransportUnreachable(f"{url} can't be reached: unknown host {url.host!r}")
+        case ConnectionRefusedError():
+            return TransportUnreachable(
+                f"{url} can't be reached: nothing listens at {url.host}:{url.port}"
+            )
+        case ssl.SSLError() as reason:
+            return TransportUnreachable(f"{url} can't be reached: TLS failed ({reason.reason})")
+        case OSError() as reason if reason.strerror:
+            return TransportUnreachable(f"{url} can't be reached: {reason.strerror}")
+        case _ as reason:
+            kind = type(reason).__name__ if reason else "no answer"
+            return TransportUnreachable(f"{url} can't be reached: the connection broke ({kind})")
+
+
+async def is_blocked(connection: aiormq.Connection) -> bool:
+    """Whether the broker has told this connection that it takes no messages."""
+    try:
+        async with asyncio.timeout(0):
+            await connection.ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def say_goodbye(*closing: Closable) -> None:
+    """Close connections or channels; what doesn't answer in time is left to die."""
+    tasks = [asyncio.ensure_future(one.close()) for one in closing if not one.is_closed]
+    if not tasks:
+        return
+    _, hanging = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+    for task in hanging:
+        task.cancel()
+    with suppress(BaseException):
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def on_close(closing: Closable, callback: Callable[[], None]) -> None:
+    """Call back once it is closed, by whomever."""
+    closing.closing.add_done_callback(lambda _: callback())

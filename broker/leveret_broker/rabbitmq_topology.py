@@ -1,0 +1,99 @@
+"""Declaring, deleting and inspecting queues in RabbitMQ, and declaring them again after a loss.
+
+The broker answers a refusal by closing the channel, so each exchange makes sure that there is one.
+"""
+
+import asyncio
+
+import aiormq
+from aiormq import exceptions
+
+from leveret_broker.errors import QueueMismatch
+from leveret_broker.rabbitmq_connection import call, open_channel, refused
+from leveret_broker.transport import Queue, QueueStatus
+
+Arguments = dict[str, str | int]
+
+
+class Topology:
+    """What was declared over one connection, on a channel of its own."""
+
+    def __init__(self, connection: aiormq.Connection, *, replicated: bool) -> None:
+        self._connection = connection
+        self._replicated = replicated
+        self._open: aiormq.Channel | None = None
+        self._lock = asyncio.Lock()
+
+    async def declare(self, queue: Queue) -> None:
+        """Raises `QueueMismatch`, or `TransportError` if the broker forbids it."""
+        async with self._lock:
+            channel = await self._channel()
+            try:
+                await call(
+                    channel.queue_declare(
+                        queue.name,
+                        durable=not queue.exclusive,
+                        exclusive=queue.exclusive,
+                        arguments=dict(queue_arguments(queue, replicated=self._replicated)),
+                    )
+                )
+                if queue.fanout is not None:
+                    await call(
+                        channel.exchange_declare(queue.fanout, exchange_type="fanout", durable=True)
+                    )
+                    await call(channel.queue_bind(queue.name, queue.fanout))
+            except (
+                exceptions.ChannelPreconditionFailed,
+                exceptions.ChannelLockedResource,
+            ) as error:
+                raise QueueMismatch(
+                    f"the queue {queue.name!r} exists with other properties, "
+                    f"or belongs to another connection: {error.args[0]}"
+                ) from error
+            except exceptions.ChannelClosed as error:
+                raise refused(f"to declare the queue {queue.name!r}", error) from error
+
+    async def delete(self, queue: str) -> None:
+        async with self._lock:
+            channel = await self._channel()
+            try:
+                await call(channel.queue_delete(queue))
+            except exceptions.ChannelNotFoundEntity:
+                return
+            except exceptions.ChannelClosed as error:
+                raise refused(f"to delete the queue {queue!r}", error) from error
+
+    async def inspect(self, queue: str) -> QueueStatus | None:
+        async with self._lock:
+            channel = await self._channel()
+            try:
+                found = await call(channel.queue_declare(queue, passive=True))
+            except exceptions.ChannelNotFoundEntity:
+                return None
+            except exceptions.ChannelClosed as error:
+                raise refused(f"to inspect the queue {queue!r}", error) from error
+            return QueueStatus(
+                messages=found.message_count or 0, consumers=found.consumer_count or 0
+            )
+
+    async def _channel(self) -> aiormq.Channel:
+        if self._open is None or self._open.is_closed:
+            self._open = await open_channel(self._connection)
+        return self._open
+
+
+def queue_arguments(queue: Queue, *, replicated: bool) -> Arguments:
+    """The arguments of a queue's declaration.
+
+    Few on purpose: they can never change afterwards. Limits belong into policies. The type is
+    always named, because a virtual host may have a default type of its own.
+    """
+    arguments: Arguments = {
+        "x-queue-type": "quorum" if replicated and queue.replicated else "classic"
+    }
+    if queue.dead_letter is not None:
+        arguments["x-dead-letter-exchange"] = ""
+        arguments["x-dead-letter-routing-key"] = queue.dead_letter
+    if queue.expires is not None:
+        arguments["x-expires"] = int(queue.expires * 1000)
+    return arguments

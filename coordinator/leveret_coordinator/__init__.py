@@ -1,0 +1,1 @@
+"""The coordinator: owns the catalog, decides what becomes of every run, publishes the work."""

@@ -1,0 +1,69 @@
+"""`python -m leveret_coordinator`: the coordinator alone, where only this package is installed."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from leveret_broker import logs
+from leveret_broker.errors import TransportError
+from leveret_broker.rabbitmq import RabbitTransport
+from leveret_broker.signals import run_until_signalled
+from leveret_coordinator.errors import CatalogError
+from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
+
+
+class _Coordinator:
+    """The service with its connection."""
+
+    def __init__(
+        self, url: str, catalog_path: Path | None, settings: CoordinatorSettings | None
+    ) -> None:
+        self._transport = RabbitTransport(url, name="leveret-coordinator")
+        self._service = CoordinatorService(self._transport, catalog_path, settings=settings)
+
+    async def start(self) -> None:
+        await self._transport.open()
+        await self._service.start()
+
+    async def stop(self) -> None:
+        await self._service.stop()
+        await self._transport.close()
+
+
+async def serve(
+    url: str, catalog_path: Path | None, *, settings: CoordinatorSettings | None = None
+) -> None:
+    """Run a coordinator against RabbitMQ until SIGTERM or SIGINT, then stop it cleanly.
+
+    Raises `TransportUnreachable`, or a `CatalogError` that says why the catalog can't be used.
+    """
+    await run_until_signalled(_Coordinator(url, catalog_path, settings))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 4 if the broker can't be reached, 1 if the catalog can't be used."""
+    parser = argparse.ArgumentParser(prog="leveret_coordinator", description=__doc__)
+    parser.add_argument("--url", default=os.environ.get("LEVERET_URL"))
+    parser.add_argument(
+        "--catalog", type=Path, default=Path(os.environ.get("LEVERET_CATALOG", "catalog.sqlite"))
+    )
+    options = parser.parse_args(arguments)
+    if options.url is None:
+        parser.error("give --url, or set LEVERET_URL")
+    logs.configure()
+    try:
+        asyncio.run(serve(options.url, options.catalog))
+    except TransportError as error:
+        sys.stderr.write(f"{error}\n")
+        return 4
+    except CatalogError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

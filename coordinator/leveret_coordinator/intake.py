@@ -1,0 +1,90 @@
+"""What arrives: decoded, or set aside in `leveret.dead` with the reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leveret_broker import codec, logs, topology
+from leveret_broker.errors import MalformedMessage, TransportError
+from leveret_broker.messages import (
+    Attach,
+    Cancel,
+    Goodbye,
+    Heartbeat,
+    Outcomes,
+    Submit,
+)
+from leveret_broker.transport import Delivery, Outgoing, Transport
+from leveret_coordinator.facts import Message
+
+log = logs.get_logger("leveret.coordinator")
+
+LONGEST_ID = 200
+"""Bytes that an id in a message may have: it becomes a queue's name or a correlation id."""
+LONGEST_REASON = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received:
+    """A delivery and what it says."""
+
+    delivery: Delivery
+    message: Message
+
+
+async def receive(deliveries: Sequence[Delivery], transport: Transport) -> list[Received]:
+    """Decode each; those that can't be are set aside."""
+    received: list[Received] = []
+    for delivery in deliveries:
+        try:
+            received.append(Received(delivery=delivery, message=read(delivery)))
+        except MalformedMessage as error:
+            await set_aside(delivery, f"malformed: {error}", transport)
+    return received
+
+
+def read(delivery: Delivery) -> Message:
+    """What a delivery says. Raises `MalformedMessage` with the reason."""
+    message: Message
+    if delivery.queue == topology.OUTCOMES.name:
+        message = codec.decode(delivery.body, Outcomes)
+    else:
+        message = codec.decode_request(delivery.body)
+    for text in _ids(message):
+        if not 0 < len(text.encode()) <= LONGEST_ID:
+            raise MalformedMessage(f"an id of {len(text.encode())} bytes: {text[:40]!r}…")
+    return message
+
+
+async def set_aside(delivery: Delivery, reason: str, transport: Transport) -> None:
+    """Move the message to where people look for what nobody could deal with."""
+    log.error("message set aside", queue=delivery.queue, reason=reason)
+    message = Outgoing(
+        body=delivery.body,
+        queue=topology.DEAD.name,
+        correlation_id=delivery.correlation_id,
+        headers={
+            **delivery.headers,
+            topology.REASON_HEADER: reason[:LONGEST_REASON],
+            topology.ORIGIN_HEADER: delivery.queue,
+        },
+    )
+    try:
+        await transport.publish(message)
+    except TransportError as error:
+        log.warning("set aside without its reason", queue=delivery.queue, error=str(error))
+        delivery.reject()
+    else:
+        delivery.ack()
+
+
+def _ids(message: Message) -> list[str]:
+    """Texts that become names in the broker."""
+    match message:
+        case Outcomes() | Heartbeat() | Goodbye():
+            return [message.worker]
+        case Submit():
+            return [message.session, *(submission.run for submission in message.submissions)]
+        case Attach() | Cancel():
+            return [message.session, *message.runs]
+        case _:
+            return [message.session]

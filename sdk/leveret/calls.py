@@ -1,0 +1,137 @@
+"""A call: what calling a task or a workflow returns, and what an `await` turns into a run."""
+
+import asyncio
+import warnings
+import weakref
+from collections.abc import Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from leveret import payload
+from leveret.context import RunContext, current_connection, current_run
+from leveret.errors import NestedCallError
+
+if TYPE_CHECKING:
+    from leveret.connection import Connection
+    from leveret.definitions import Definition
+    from leveret.runs import Run
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Call(Coroutine[Any, Any, R_co]):
+    """A task or workflow with its arguments, not yet submitted.
+
+    It goes wherever Python takes a coroutine. The first `await` submits it; later ones give the
+    same result. Cancelling who awaits it cancels the run.
+
+    Arguments are taken as they are at the call: changing them afterwards changes nothing.
+    """
+
+    __leveret_call__ = True
+
+    def __init__(
+        self, definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._run: Run[R_co] | None = None
+        self._closed = True  # nothing to warn of if the arguments don't fit
+        self._drivers: weakref.WeakKeyDictionary[asyncio.Task[Any], Coroutine[Any, Any, R_co]]
+        self._drivers = weakref.WeakKeyDictionary()
+        bound = _bind(definition, args, kwargs)
+        self.definition = definition
+        self.arguments = payload.encode_arguments(
+            bound.args, bound.kwargs, tuple(definition.signature.parameters)
+        )
+        self.caller = current_run()
+        """The run whose code made the call, `None` outside of runs."""
+        self.ordinal = 0
+        self.identity = ""
+        if self.caller is not None and self.caller.kind == "workflow":
+            self.identity = payload.identity(self.arguments)
+            self.ordinal = self.caller.next_ordinal(definition.callee, self.identity)
+        self.__name__ = definition.name
+        self.__qualname__ = definition.name
+        self._closed = False
+
+    def __await__(self) -> Generator[Any, Any, R_co]:
+        return self._result().__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._driver().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._driver().throw(*error)
+
+    def close(self) -> None:
+        """Drop the call: it will not be submitted, and nobody is warned."""
+        self._closed = True
+        for driver in list(self._drivers.values()):
+            driver.close()
+
+    def __del__(self) -> None:
+        if self._run is None and not self._closed and not self._drivers:
+            message = f"the call of {self.definition!r} was never awaited"
+            warnings.warn(message, RuntimeWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        state = f"run {self._run.id}" if self._run is not None else "not submitted"
+        return f"<call of {self.definition!r}, {state}>"
+
+    async def start(self, connection: "Connection", *, acknowledge: bool = False) -> "Run[R_co]":
+        """Submit it through a connection, unless it was submitted before."""
+        self._closed = True
+        if self._run is None:
+            await connection.prepare(self.definition)
+        if self._run is None:
+            self._run = connection.submit(self, acknowledge=acknowledge)
+        return self._run
+
+    async def _result(self) -> R_co:
+        self._closed = True
+        if self.caller is not None:
+            _refuse_stray(self.definition, self.caller)
+        run = self._run or await self.start(await self.connection())
+        try:
+            return await run.result()
+        except asyncio.CancelledError:
+            if self.caller is None or not self.caller.abandoned:
+                run.request_cancel()
+            raise
+
+    async def connection(self) -> "Connection":
+        """What it goes through: its workflow run's, or that of the block around the await."""
+        if self.caller is not None and self.caller.connection is not None:
+            return self.caller.connection
+        connection = current_connection()
+        if connection is None:
+            from leveret.client import default_connection
+
+            connection = await default_connection()
+        return connection
+
+    def _driver(self) -> Coroutine[Any, Any, R_co]:
+        """What the current asyncio task steps through: several tasks may await one call."""
+        task = asyncio.current_task()
+        assert task is not None, "a call runs in an asyncio task"
+        driver = self._drivers.get(task)
+        if driver is None:
+            driver = self._drivers[task] = self._result()
+        return driver
+
+
+def _bind(definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return definition.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{definition.name}(): {error}") from None
+
+
+def _refuse_stray(definition: "Definition[..., Any]", caller: RunContext) -> None:
+    """Only workflows call, and only while it is this process that executes them."""
+    if caller.kind == "task":
+        raise NestedCallError(
+            f"{definition!r} was called inside the task {caller.definition}, and only workflows "
+            f"call: make {caller.definition} a workflow, or run the function itself in place, "
+            f"by {definition.fn.__name__}.fn(...)"
+        )
+    if caller.abandoned:
+        raise asyncio.CancelledError(f"run {caller.run} was given back by this worker")

@@ -1,0 +1,102 @@
+"""The command line: `leveret`, also `python -m leveret`.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 not found or not identified, 4 coordinator
+unreachable. Errors are one paragraph on standard error; `--debug` adds the traceback.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import click
+
+from leveret.errors import (
+    AppError,
+    CoordinatorUnreachable,
+    DefinitionError,
+    IdentificationError,
+    NotDeployedError,
+)
+
+DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+COMMANDS = {
+    "coordinator": "leveret.cli.services:coordinator",
+    "worker": "leveret.cli.services:worker",
+    "dev": "leveret.cli.dev:dev",
+    "run": "leveret.cli.start:run",
+    "resolve": "leveret.cli.look:resolve",
+    "definitions": "leveret.cli.look:definitions",
+    "runs": "leveret.cli.look:runs",
+    "workers": "leveret.cli.look:workers",
+    "key": "leveret.cli.key:key",
+}
+
+
+class Lazy(click.Group):
+    """Imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from importlib import import_module
+
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="leveret")
+@click.option("--debug", is_flag=True, envvar="LEVERET_DEBUG", help="Show tracebacks of errors.")
+def leveret(debug: bool) -> None:
+    """Plain async Python that runs in one process, or on many machines over RabbitMQ."""
+
+
+class RunFailed(Exception):
+    """The run that a command started has failed; its cause is what it failed with."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(guarded(lambda: leveret.main(given, "leveret", standalone_mode=False), given))
+
+
+def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
+    """Run it; tell what went wrong as a person wants to read it, and return the exit code."""
+    try:
+        result = command()
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        else:
+            _explain(error)
+        return exit_code(error)
+    return result if isinstance(result, int) else DONE
+
+
+def exit_code(error: Exception) -> int:
+    """What the process ends with for an error."""
+    match error:
+        case click.ClickException() | AppError() | DefinitionError():
+            return WRONG_USAGE
+        case IdentificationError() | NotDeployedError():
+            return NOT_FOUND
+        case CoordinatorUnreachable():
+            return UNREACHABLE
+        case _:
+            return RUN_FAILED
+
+
+def _explain(error: Exception) -> None:
+    if isinstance(error, click.ClickException):
+        error.show()
+    else:
+        text = str(error) or type(error).__name__
+        click.echo(f"leveret: {text}", err=True)

@@ -1,0 +1,69 @@
+"""Options that several commands share. Each has its variable in the environment."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from leveret.client import Client, connect
+from leveret.settings import settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def url(command: F) -> F:
+    """`--url`, where the broker is. Its value may hold a password, so no help text shows it."""
+    return click.option(
+        "--url",
+        envvar="LEVERET_URL",
+        metavar="URL",
+        help="The broker, amqp://user:password@host:port/vhost.  [LEVERET_URL]",
+    )(command)
+
+
+def project(command: F) -> F:
+    """`--project`, which fills in what identifiers leave out."""
+    return click.option(
+        "--project",
+        envvar="LEVERET_PROJECT",
+        metavar="NAME",
+        help="The project of definitions and identifiers.  [LEVERET_PROJECT]",
+    )(command)
+
+
+def as_json(command: F) -> F:
+    """`--json`: one document with stable keys instead of text."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def slots(command: F) -> F:
+    """`--slots` and `--processes`, how much a worker does at a time."""
+    command = click.option(
+        "--processes",
+        envvar="LEVERET_PROCESSES",
+        type=click.IntRange(min=1),
+        help="Child processes for sync tasks, one a core if not set.  [LEVERET_PROCESSES]",
+    )(command)
+    return click.option(
+        "--slots",
+        envvar="LEVERET_SLOTS",
+        type=click.IntRange(min=1),
+        help="Tasks at a time, 32 if not set.  [LEVERET_SLOTS]",
+    )(command)
+
+
+def need_url(url: str | None) -> str:
+    """The broker's URL, or an error that says how to give one."""
+    if url is None:
+        raise click.UsageError("no cluster to talk to: pass --url, or set LEVERET_URL")
+    return url
+
+
+def client(url: str | None, project: str | None) -> Client:
+    """A client of the cluster that the options name."""
+    return connect(need_url(url), project=project)
+
+
+def key() -> bytes | None:
+    """The key of `LEVERET_KEY`. There is no option: command lines are for all to see."""
+    return settings().key_bytes()

@@ -1,0 +1,136 @@
+"""The composition root of the services: `leveret coordinator` and `leveret worker`.
+
+With `leveret.embedded` the only place that imports coordinator and worker.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leveret.cli import options
+from leveret.connection import DEFAULT_PROJECT
+from leveret.definitions import Definition
+from leveret.errors import AppError, CoordinatorUnreachable
+from leveret_broker import logs
+from leveret_broker.clock import SystemClock
+from leveret_broker.errors import TransportUnreachable
+from leveret_broker.lifecycle import Service
+from leveret_broker.rabbitmq import RabbitTransport
+from leveret_broker.signals import run_until_signalled
+from leveret_broker.urls import redact
+from leveret_coordinator.errors import CatalogError
+from leveret_coordinator.service import CoordinatorService
+from leveret_worker.loader import load_apps
+from leveret_worker.service import WorkerService
+
+log = logs.get_logger("leveret")
+
+
+@click.command()
+@click.option(
+    "--catalog",
+    envvar="LEVERET_CATALOG",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("catalog.sqlite"),
+    show_default=True,
+    help="The catalog's SQLite file; made if it is not there.  [LEVERET_CATALOG]",
+)
+@options.url
+def coordinator(catalog: Path, url: str | None) -> None:
+    """Run the coordinator: it keeps the catalog and hands out the work."""
+    logs.configure()
+    transport = RabbitTransport(options.need_url(url), name="leveret-coordinator")
+    _serve(_Coordinator(transport, catalog))
+
+
+@click.command()
+@click.argument("app", nargs=-1, required=True)
+@options.url
+@options.project
+@options.slots
+def worker(
+    app: tuple[str, ...],
+    url: str | None,
+    project: str | None,
+    slots: int | None,
+    processes: int | None,
+) -> None:
+    """Serve the tasks and workflows in APP's modules or files.
+
+    SIGTERM drains: tasks under way may end, what has not started goes back. A second one stops
+    at once.
+    """
+    logs.configure()
+    given = options.need_url(url)
+    definitions = load(app)
+    transport = RabbitTransport(given, name="leveret-worker")
+    service = WorkerService(
+        transport,
+        project=project or DEFAULT_PROJECT,
+        key=options.key(),
+        slots=slots,
+        processes=processes,
+        where=redact(given),
+    )
+    _serve(_Worker(transport, service, definitions))
+
+
+def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
+    """The definitions in modules or files. Raises `AppError`."""
+    return load_apps(app)
+
+
+class _Coordinator:
+    """The coordinator with its connection."""
+
+    def __init__(self, transport: RabbitTransport, catalog: Path) -> None:
+        self._transport = transport
+        self._service = CoordinatorService(transport, catalog, clock=SystemClock())
+        self._catalog = catalog
+
+    async def start(self) -> None:
+        await self._transport.open()
+        await self._service.start()
+        log.info("coordinator ready", catalog=str(self._catalog))
+
+    async def stop(self) -> None:
+        await self._service.stop()
+        await self._transport.close()
+        log.info("coordinator stopped")
+
+
+class _Worker:
+    """A worker with its connection and what it serves."""
+
+    def __init__(
+        self,
+        transport: RabbitTransport,
+        service: WorkerService,
+        definitions: Sequence[Definition[..., Any]],
+    ) -> None:
+        self._transport = transport
+        self._service = service
+        self._definitions = definitions
+
+    async def start(self) -> None:
+        await self._transport.open()
+        await self._service.start()
+        records = await self._service.serve(self._definitions)
+        log.info("worker ready", worker=self._service.id, serves=[r.queue for r in records])
+
+    async def stop(self) -> None:
+        await self._service.stop()
+        await self._transport.close()
+        log.info("worker stopped", worker=self._service.id)
+
+
+def _serve(service: Service) -> None:
+    try:
+        asyncio.run(run_until_signalled(service))
+    except TransportUnreachable as error:
+        raise CoordinatorUnreachable(str(error)) from error
+    except CatalogError as error:
+        raise AppError(str(error)) from error

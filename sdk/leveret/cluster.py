@@ -1,0 +1,30 @@
+"""The cluster behind a client: a RabbitMQ connection and a session over it."""
+
+from leveret.connection import Connection
+from leveret.errors import CoordinatorUnreachable
+from leveret.session import Session
+from leveret_broker.errors import TransportUnreachable
+from leveret_broker.rabbitmq import RabbitTransport
+from leveret_broker.urls import redact
+
+
+class ClusterBackend:
+    """Opens and closes what a client needs to reach a cluster."""
+
+    def __init__(self, url: str, *, project: str | None, key: bytes | None, timeout: float) -> None:
+        self._project = project
+        self._key = key
+        self._transport = RabbitTransport(url, name="leveret-client", connect_timeout=timeout)
+        self._session = Session(self._transport, where=redact(url), patience=timeout)
+
+    async def open(self) -> Connection:
+        try:
+            await self._transport.open()
+        except TransportUnreachable as error:
+            raise CoordinatorUnreachable(str(error)) from error
+        await self._session.start()
+        return Connection(self._session, project=self._project, key=self._key)
+
+    async def close(self) -> None:
+        await self._session.stop()
+        await self._transport.close()

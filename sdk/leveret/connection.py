@@ -1,0 +1,136 @@
+"""What a call needs in order to be submitted: a session, a project, a key."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from leveret import definitions, payload
+from leveret.errors import LeveretError
+from leveret.runs import REFUSALS, Run, warn_unserved
+from leveret.session import Session
+from leveret_broker import identifiers, logs, messages
+
+if TYPE_CHECKING:
+    from leveret.calls import Call
+    from leveret.definitions import Definition
+
+R = TypeVar("R")
+A = TypeVar("A", bound=messages.Wire)
+
+log = logs.get_logger("leveret.connection")
+
+DEFAULT_PROJECT = "default"
+
+
+class Connection:
+    """The way from calls to the coordinator. Usable from any thread and any event loop."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        project: str | None,
+        key: bytes | None,
+        serve: "Callable[[Definition[..., Any]], Awaitable[None]] | None" = None,
+    ) -> None:
+        self.session = session
+        self.known_project = project
+        """The project as identifiers see it: `None` means that any project may be meant."""
+        self.project = project or DEFAULT_PROJECT
+        """The project of definitions called as functions."""
+        self.key = key
+        self._serve = serve
+        self._served: set[int] = set()
+        self._warned: set[str] = set()
+
+    async def prepare(self, definition: "Definition[..., Any]") -> None:
+        """Where the caller's own process executes runs, make sure that it serves this one."""
+        if self._serve is not None and id(definition) not in self._served:
+            await self._serve(definition)
+            self._served.add(id(definition))
+
+    async def prepare_known(self) -> None:
+        """The same for all that this process has defined: an identifier may mean any of it."""
+        if self._serve is None:
+            return
+        for definition in definitions.known():
+            try:
+                await self.prepare(definition)
+            except LeveretError as error:
+                log.warning("not served", definition=definition.where, reason=str(error))
+
+    def submit(self, call: "Call[R]", *, acknowledge: bool = False) -> Run[R]:
+        """Ask for a call's run. Raises `PayloadError` if the arguments may not travel."""
+        definition, caller = call.definition, call.caller
+        target = messages.Target(
+            kind=definition.kind,
+            name=definition.name,
+            version=definition.version,
+            fingerprint=definition.fingerprint if definition.kind == "workflow" else None,
+        )
+        if caller is None:
+            run, project, parent, root = identifiers.new_id("run"), self.project, None, None
+        else:
+            callee = f"{caller.project}:{definition.callee}"
+            run = identifiers.child_run_id(caller.run, callee, call.identity, call.ordinal)
+            project, parent, root = caller.project, caller.run, caller.root
+        return self._submitted(
+            run,
+            project,
+            target,
+            call.arguments,
+            parent=parent,
+            root=root,
+            identity=call.identity,
+            ordinal=call.ordinal,
+            acknowledge=acknowledge,
+        )
+
+    def submit_identified(
+        self, identifier: str, project: str, arguments: payload.Encoded
+    ) -> Run[Any]:
+        """Ask for a root run of what an identifier means in a project."""
+        run, target = identifiers.new_id("run"), messages.Target(identifier=identifier)
+        return self._submitted(run, project, target, arguments, acknowledge=True)
+
+    def _submitted(
+        self,
+        run: str,
+        project: str,
+        target: messages.Target,
+        arguments: payload.Encoded,
+        **fields: Any,
+    ) -> Run[Any]:
+        context = payload.Context(project=project, run=run, direction="arguments")
+        submission = messages.Submission(
+            run=run,
+            target=target,
+            project=project,
+            arguments=payload.seal(arguments, key=self.key, context=context),
+            **fields,
+        )
+        return Run(self, run, project, self.session.submit(submission))
+
+    async def show(self, run: str) -> "Sequence[messages.RunRow]":
+        """A run and all below it, parents first. Raises `IdentificationError` if unknown."""
+        return (await self.ask(messages.Tree, messages.ShowRun, run=run)).runs
+
+    async def cancel(self, run: str) -> tuple[str, ...]:
+        """Stop a run and all below it; return the ids of all that were stopped."""
+        answer = await self.ask(messages.Cancelled, messages.Cancel, runs=(run,))
+        return answer.runs
+
+    async def ask(self, answer: type[A], request: type[messages.Wire], **fields: Any) -> A:
+        """Put a request to the coordinator. Raises what its refusal means."""
+        number = identifiers.new_id("run")
+        asked = request(session=self.session.id, request=number, **fields)
+        reply = await self.session.ask(asked, answer)
+        if isinstance(reply, messages.Refused):
+            raise REFUSALS[reply.code](reply.message)
+        assert isinstance(reply, answer)
+        return reply
+
+    def warn_unserved(self, notice: messages.Unserved) -> None:
+        """Warn once a queue."""
+        if notice.queue not in self._warned:
+            self._warned.add(notice.queue)
+            warn_unserved(notice, self.project)

@@ -1,0 +1,70 @@
+"""Where the running code stands: in which run, if any, and what its calls go through."""
+
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from leveret.connection import Connection
+
+
+@dataclass(kw_only=True, slots=True)
+class RunContext:
+    """The run that the current code executes."""
+
+    run: str
+    attempt: int
+    project: str
+    kind: Literal["task", "workflow"]
+    definition: str
+    """Its `project:name:version`."""
+    root: str
+    """The run at the top of the tree; the run itself if nobody called it."""
+    connection: "Connection | None" = None
+    """What a workflow's calls go through. Tasks have none: only workflows call."""
+    abandoned: bool = False
+    """This worker gave the run back: its calls stay as they are, for whoever executes it next."""
+    _ordinals: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+
+    def next_ordinal(self, callee: str, identity: str) -> int:
+        """How many equal calls this run has made before; counts this one."""
+        ordinal = self._ordinals[callee, identity]
+        self._ordinals[callee, identity] += 1
+        return ordinal
+
+
+_run: ContextVar[RunContext | None] = ContextVar("leveret_run", default=None)
+_connection: ContextVar["Connection | None"] = ContextVar("leveret_connection", default=None)
+
+
+def current_run() -> RunContext | None:
+    """The run that the calling code belongs to, `None` outside of runs."""
+    return _run.get()
+
+
+def current_connection() -> "Connection | None":
+    """The connection of the innermost `connect` or `local` block around the calling code."""
+    return _connection.get()
+
+
+@contextmanager
+def entering(run: RunContext) -> Generator[None, None, None]:
+    """Make the code within belong to a run."""
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+@contextmanager
+def connected(connection: "Connection") -> Generator[None, None, None]:
+    """Send calls within through a connection, unless they are made inside a run."""
+    token = _connection.set(connection)
+    try:
+        yield
+    finally:
+        _connection.reset(token)

@@ -1,0 +1,152 @@
+"""Tasks and workflows: ordinary functions that have a name and can be called from afar."""
+
+import inspect
+import itertools
+import weakref
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
+
+from leveret.calls import Call
+from leveret.errors import DefinitionError
+from leveret_broker import identifiers
+from leveret_broker.errors import InvalidName
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+RunsIn = Literal["process", "thread"]
+
+
+class Definition(Generic[P, R_co]):
+    """A function that can be run on any machine that has it. Calling it returns a `Call`."""
+
+    kind: ClassVar[Literal["task", "workflow"]]
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None,
+        version: str | None,
+        description: str | None,
+    ) -> None:
+        _check_function(fn, self.kind)
+        self.fn: Callable[P, Any] = fn
+        """The undecorated function."""
+        self.name = _checked("name", name if name is not None else fn.__name__, self.kind)
+        self.version = version if version is None else _checked("version", version, self.kind)
+        """A task's version, or the revision that a workflow insists on."""
+        self.description = description if description is not None else _first_line(fn)
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(fn))
+        self.signature = inspect.signature(fn)
+        self.number = next(_numbers)
+        """Counts the definitions of this process."""
+        update_wrapper(self, fn)
+        _known.add(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the function's syntax tree: comments, layout and docstring don't count."""
+        from leveret.fingerprint import fingerprint
+
+        return fingerprint(self.fn)
+
+    @property
+    def callee(self) -> str:
+        """How a child run's id spells it: the same for all revisions of a workflow."""
+        return self.name if self.kind == "workflow" else f"{self.name}:{self.version}"
+
+    @property
+    def where(self) -> str:
+        """The place of its code, for messages: `module.function`."""
+        return f"{self.fn.__module__}.{self.fn.__qualname__}"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """A call of it, to be awaited. Raises `TypeError` if the arguments don't fit."""
+        return Call(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        version = f":{self.version}" if self.version is not None else ""
+        return f"<{self.kind} {self.name}{version}>"
+
+
+class Task(Definition[P, R_co]):
+    """A leaf function, sync or async, known by its name and version."""
+
+    kind = "task"
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        version: str = "0",
+        runs_in: RunsIn = "process",
+        prefetch: int | None = None,
+        description: str | None = None,
+    ) -> None:
+        super().__init__(fn, name=name, version=version, description=description)
+        if runs_in not in ("process", "thread"):
+            raise DefinitionError(f"{self}: runs_in is {runs_in!r}, not 'process' or 'thread'")
+        if prefetch is not None and prefetch < 1:
+            raise DefinitionError(f"{self}: prefetch is {prefetch}, at least 1 is needed")
+        self.runs_in: RunsIn = runs_in
+        """Where a sync task runs; async ones share the worker's event loop."""
+        self.prefetch = prefetch
+        """Messages that a worker takes ahead; by default as many as it can execute at once."""
+
+
+class Workflow(Definition[P, R_co]):
+    """An async function that calls tasks and other workflows, known by its name and revision."""
+
+    kind = "workflow"
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        revision: int | None = None,
+        description: str | None = None,
+    ) -> None:
+        if revision is not None and revision < 1:
+            raise DefinitionError(f"revision {revision}: revisions are numbered from 1")
+        version = None if revision is None else str(revision)
+        super().__init__(fn, name=name, version=version, description=description)
+        if not self.is_async:
+            raise DefinitionError(
+                f"workflow {self.name!r} is not async: write `async def {fn.__name__}`, "
+                "or make it a task if it calls nothing"
+            )
+
+
+_numbers = itertools.count()
+_known: "weakref.WeakSet[Definition[..., Any]]" = weakref.WeakSet()
+
+
+def known() -> list[Definition[..., Any]]:
+    """All definitions of this process in the order in which they were made, in whatever module."""
+    return sorted(_known, key=lambda definition: definition.number)
+
+
+def _checked(what: Literal["name", "version"], text: str, kind: str) -> str:
+    try:
+        return identifiers.check(what, text)
+    except InvalidName as error:
+        raise DefinitionError(f"{kind}: {error}") from error
+
+
+def _check_function(fn: object, kind: str) -> None:
+    if not callable(fn) or inspect.isclass(fn) or not hasattr(fn, "__name__"):
+        raise DefinitionError(f"a {kind} is a function, not {fn!r}")
+    code = inspect.unwrap(fn)
+    if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+        raise DefinitionError(
+            f"{fn.__name__!r} is a generator function, and a {kind} returns one result: "
+            "return a list instead"
+        )
+
+
+def _first_line(fn: Callable[..., Any]) -> str:
+    return (inspect.getdoc(fn) or "").partition("\n")[0]

@@ -1,0 +1,174 @@
+"""The pickles inside a payload: the only place that makes or loads them.
+
+`payload` imports this module when it meets the first pickle, and calls `Unpickling` only after it
+has verified the payload's signature. A test finds all call sites and holds them to that.
+
+A class that a script defines travels by its name and, beside it, by value: who has loaded the same
+script takes its own class, so that `isinstance` holds there, and who has not takes the one that
+came along. What a notebook defines, lambdas and local classes travel by value alone.
+"""
+
+import io
+import pickle
+import sys
+import weakref
+from collections.abc import Callable
+from types import CodeType, CoroutineType
+from typing import Any, cast
+
+import cloudpickle
+
+from leveret import scripts
+from leveret.errors import PayloadError
+from leveret.values import Mark, marked
+
+VERSION = cloudpickle.__version__
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+Definitions = dict[tuple[str, str], bytes]
+"""Classes of a script, by module and qualified name, pickled by value."""
+
+_by_value: "weakref.WeakKeyDictionary[type, bytes | None]" = weakref.WeakKeyDictionary()
+
+
+class Pickling:
+    """Writes the pickles of one payload and gathers the classes that must come along."""
+
+    def __init__(self) -> None:
+        self.definitions: Definitions = {}
+        self.first_type: str | None = None
+        """The type of the first value that needed a pickle."""
+
+    def dump(self, value: object) -> list[object]:
+        """The fields of a pickle: its bytes, whether it holds code, its buffers.
+
+        Raises whatever the objects in it raise.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        file = io.BytesIO()
+        pickler = _Pickler(file, buffers, self.definitions)
+        pickler.dump(value)
+        if self.first_type is None:
+            self.first_type = type(value).__qualname__
+        return [file.getvalue(), pickler.holds_code, *map(_buffer_field, buffers)]
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(
+        self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], definitions: Definitions
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffers.append)
+        self._definitions = definitions
+        self.holds_code = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        if is_call(obj) or isinstance(obj, CoroutineType):
+            raise TypeError("it was not awaited: await it first and pass its result")
+        if isinstance(obj, memoryview):
+            raise TypeError("a memoryview would arrive as bytes: pass bytes(view) or its array")
+        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
+            raise TypeError("an open file stays in its process: pass its path or what it holds")
+        if isinstance(obj, CodeType):
+            self.holds_code = True
+        if isinstance(obj, type) and obj.__module__ in scripts.MAIN:
+            name = scripts.script_name()
+            if name is not None and scripts.find(name, obj.__qualname__) is obj:
+                return self._script_class(name, obj)
+        return super().reducer_override(obj)
+
+    def _script_class(self, module: str, script_class: type) -> Any:
+        name = (module, script_class.__qualname__)
+        if script_class not in _by_value:
+            try:
+                _by_value[script_class] = cloudpickle.dumps(script_class, protocol=5)
+            except Exception:  # its methods hold what can't travel: then it goes by name only
+                _by_value[script_class] = None
+        by_value = _by_value[script_class]
+        if by_value is not None:
+            self._definitions[name] = by_value
+        return find_script_class, name
+
+
+def is_call(value: object) -> bool:
+    """Whether this is what calling a task or workflow returns."""
+    return hasattr(type(value), "__leveret_call__")
+
+
+def find_script_class(module: str, qualname: str) -> type:
+    """What a pickle names in place of a script's class; `_Unpickler` puts its own there."""
+    raise pickle.UnpicklingError(f"{module}.{qualname} can be found by leveret only")
+
+
+def _buffer_field(buffer: pickle.PickleBuffer) -> object:
+    """Writable buffers travel as bytearrays, so that they are writable on arrival."""
+    raw = buffer.raw()
+    return raw if raw.readonly else marked(Mark.BYTEARRAY, raw)
+
+
+class Unpickling:
+    """Loads the pickles of one payload whose signature was verified."""
+
+    def __init__(self, *, python: str, cloudpickle_version: str, definitions: Definitions) -> None:
+        self._python = python
+        self._cloudpickle = cloudpickle_version
+        self._definitions = definitions
+
+    def load(self, fields: list[Any]) -> object:
+        """The value of one pickle. Raises `PayloadError` saying what this process lacks."""
+        pickled, holds_code, *buffers = fields
+        if holds_code and self._python != PYTHON:
+            raise PayloadError(
+                f"it holds a function or class by value, compiled by Python {self._python}, and "
+                f"this is Python {PYTHON}: put that code into a module, or use one version"
+            )
+        try:
+            return _Unpickler(pickled, buffers, self._script_class).load()
+        except PayloadError:
+            raise
+        except Exception as error:
+            raise PayloadError(
+                f"a pickled value can't be loaded here: {type(error).__name__}: {error}"
+                f"{self._difference()}"
+            ) from error
+
+    def _script_class(self, module: str, qualname: str) -> type:
+        found = scripts.find(module, qualname)
+        if isinstance(found, type):
+            return found
+        by_value = self._definitions.get((module, qualname))
+        if by_value is None:
+            raise PayloadError(
+                f"it holds a {module}.{qualname}, a class of a script that this process hasn't "
+                "loaded: put the class into a module that both sides can import"
+            )
+        if self._python != PYTHON:
+            raise PayloadError(
+                f"it holds a {module}.{qualname}, a class of a script that ran with Python "
+                f"{self._python}, and this is Python {PYTHON}: put the class into a module"
+            )
+        return cast(type, cloudpickle.loads(by_value))
+
+    def _difference(self) -> str:
+        if (self._python, self._cloudpickle) == (PYTHON, VERSION):
+            return ""
+        return (
+            f" (written with Python {self._python} and cloudpickle {self._cloudpickle}, "
+            f"read with Python {PYTHON} and cloudpickle {VERSION})"
+        )
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, pickled: bytes, buffers: list[Any], script_class: Callable[[str, str], type]
+    ) -> None:
+        super().__init__(io.BytesIO(pickled), buffers=buffers)
+        self._script_class = script_class
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if module == __name__ and name == find_script_class.__name__:
+            return self._script_class
+        if module == scripts.script_name():
+            found = scripts.find(module, name)
+            if found is not None:
+                return found
+        return super().find_class(module, name)

@@ -1,0 +1,40 @@
+"""Settings from the environment, prefix `LEVERET_`, read once a process."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What the environment says; arguments of functions and commands come before it."""
+
+    model_config = SettingsConfigDict(env_prefix="LEVERET_", frozen=True, extra="ignore")
+
+    url: SecretStr | None = None
+    """The broker, `amqp://user:password@host:port/vhost`. Without one, programs run embedded."""
+    project: str | None = None
+    """The project of definitions and identifiers; `default` if nothing says otherwise."""
+    key: SecretStr | None = None
+    """Signs and verifies pickles; one key for all of a project's processes."""
+    connect_timeout: float = Field(default=10.0, gt=0)
+    """Seconds to wait for the broker and the coordinator."""
+    slots: int | None = Field(default=None, ge=1)
+    """Tasks that a worker executes at a time."""
+    processes: int | None = Field(default=None, ge=1)
+    """Child processes in which a worker runs sync tasks."""
+    state: Path | None = None
+    """The folder in which the embedded runtime keeps its catalog; none keeps it in memory."""
+
+    def key_bytes(self) -> bytes | None:
+        """The key as bytes. Raises `PayloadError` if it is malformed."""
+        from leveret.payload import load_key
+
+        return load_key(self.key.get_secret_value()) if self.key is not None else None
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings; `settings.cache_clear()` makes the next call read them again."""
+    return Settings()

@@ -1,0 +1,369 @@
+"""Values to msgpack and back: the types that travel without a pickle.
+
+msgpack itself carries None, bool, int, float, str, bytes, list and dict. Every other type in this
+file is written as an array whose first element is a *mark*, an empty msgpack extension that says
+how to read the rest: a tuple is `[mark, *elements]`. No value of a program can look like that,
+since nothing but this file writes extensions. Three rules:
+
+- Types are compared exactly. A subclass is another type, and goes to the pickle.
+- Equal values of one type have equal bytes in every process, so sets are sorted by their bytes.
+- Reading runs no code but the constructors named here, and checks the fields' types before it
+  calls them: `Fraction("1e999999999")` would keep a worker busy for a day.
+"""
+
+import datetime as dt
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
+from itertools import chain
+from typing import Any, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgpack
+
+DEEPEST = 100
+"""Containers inside containers that a value may have; each takes three frames of the stack."""
+
+
+class NotEncodable(Exception):
+    """A value, or something inside it, can't be written; `path` says where, outermost first."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path: list[str] = []
+
+
+class Malformed(Exception):
+    """Bytes that are not what `Writer` writes."""
+
+
+class Mark(IntEnum):
+    """What an array that begins with this extension stands for. Numbers are never used again."""
+
+    INTEGER = 1
+    """Not a mark: the only extension with content, an integer that 64 bits can't hold."""
+    TUPLE = 2
+    SET = 3
+    FROZENSET = 4
+    BYTEARRAY = 5
+    COMPLEX = 6
+    RANGE = 7
+    DATETIME = 8
+    DATE = 9
+    TIME = 10
+    TIMEDELTA = 11
+    TIMEZONE = 12
+    ZONEINFO = 13
+    DECIMAL = 14
+    FRACTION = 15
+    UUID = 16
+    PATH = 17
+    NUMPY_ARRAY = 18
+    NUMPY_SCALAR = 19
+    PICKLE = 20
+    DICT = 21
+    """Only if a key is something else than an atom: `[mark, key, value, key, value, …]`."""
+
+
+def marked(mark: Mark, *fields: object) -> list[object]:
+    """What stands for a value of the mark's type; the fields are written already."""
+    return [_MARKS[mark], *fields]
+
+
+_MARKS = {mark: msgpack.ExtType(mark, b"") for mark in Mark}
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes values; what no table here knows is handed to `pickle`, which returns its fields."""
+
+    def __init__(self, pickle: Callable[[object], list[object]]) -> None:
+        self._pickle = pickle
+
+    def write(self, value: object, depth: int = 0) -> object:
+        """A tree of what msgpack carries. Raises `NotEncodable`."""
+        kind: Any = type(value)
+        if kind in _ATOMS:
+            return value
+        if depth >= DEEPEST:
+            raise NotEncodable(f"nested more than {DEEPEST} deep, or it contains itself")
+        container = _CONTAINERS.get(kind)
+        if container is not None:
+            return container(self, value, depth + 1)
+        entry = _FIELDS.get(kind)
+        if entry is not None:
+            mark, fields_of = entry
+            fields = [self.write(field, depth + 1) for field in fields_of(value)]
+            return marked(mark, *fields)
+        if "numpy" in sys.modules:
+            from leveret import arrays
+
+            found = arrays.fields(value)
+            if found is not None:
+                return marked(found[0], *found[1])
+        return marked(Mark.PICKLE, *self._pickle(value))
+
+    def write_list(self, value: list[object], depth: int) -> list[object]:
+        if _ATOMS.issuperset(map(type, value)):
+            return value
+        return self._elements(value, depth)
+
+    def write_tuple(self, value: tuple[object, ...], depth: int) -> list[object]:
+        return marked(Mark.TUPLE, *self._elements(value, depth))
+
+    def write_dict(self, value: dict[object, object], depth: int) -> object:
+        if not _ATOMS.issuperset(map(type, value)):
+            return marked(Mark.DICT, *chain.from_iterable(self._entries(value, depth)))
+        if _ATOMS.issuperset(map(type, value.values())):
+            return value
+        return dict(self._entries(value, depth))
+
+    def write_set(self, value: set[object], depth: int) -> list[object]:
+        return marked(Mark.SET, *self._sorted(value, depth))
+
+    def write_frozenset(self, value: frozenset[object], depth: int) -> list[object]:
+        return marked(Mark.FROZENSET, *self._sorted(value, depth))
+
+    def _elements(self, value: Iterable[object], depth: int) -> list[object]:
+        written: list[object] = []
+        for index, item in enumerate(value):  # a plain loop: each frame is taken once a level
+            try:
+                written.append(self.write(item, depth))
+            except NotEncodable as error:
+                error.path.insert(0, f"[{index}]")
+                raise
+        return written
+
+    def _entries(self, value: dict[object, object], depth: int) -> Iterator[tuple[object, object]]:
+        for key, item in value.items():
+            try:
+                yield self.write(key, depth), self.write(item, depth)
+            except NotEncodable as error:
+                error.path.insert(0, f"[{_brief(key)}]")
+                raise
+
+    def _sorted(self, value: Iterable[object], depth: int) -> list[object]:
+        written = [self.write(item, depth) for item in value]
+        return sorted(written, key=pack)
+
+
+def pack(written: object) -> bytes:
+    """The bytes of what `Writer.write` returned, the same in every process."""
+    return msgpack.packb(
+        written, default=_large_integer, strict_types=True, unicode_errors="surrogatepass"
+    )
+
+
+def _large_integer(value: object) -> object:
+    """msgpack asks for this when an integer has more than 64 bits."""
+    if type(value) is not int:
+        raise TypeError(f"a {type(value).__name__} was not written")
+    size = value.bit_length() // 8 + 1
+    return msgpack.ExtType(Mark.INTEGER, value.to_bytes(size, "little", signed=True))
+
+
+def _brief(key: object) -> str:
+    """A dict's key or a list's index as an error shows it."""
+    if type(key) in _ATOMS:
+        text = repr(key)
+        return text if len(text) <= 40 else f"{text[:37]}…"
+    return f"<{type(key).__name__}>"
+
+
+_CONTAINERS: dict[type, Callable[[Writer, Any, int], object]] = {
+    list: Writer.write_list,
+    dict: Writer.write_dict,
+    tuple: Writer.write_tuple,
+    set: Writer.write_set,
+    frozenset: Writer.write_frozenset,
+}
+
+
+def _datetime_fields(value: dt.datetime) -> list[object]:
+    day = [value.year, value.month, value.day]
+    return [*day, *_time_fields(value)]
+
+
+def _time_fields(value: dt.time | dt.datetime) -> list[object]:
+    clock = [value.hour, value.minute, value.second, value.microsecond]
+    return [*clock, value.fold, value.tzinfo]
+
+
+def _timezone_fields(value: dt.timezone) -> list[object]:
+    offset = value.utcoffset(None)
+    name = value.tzname(None)
+    return [offset, None if name == dt.timezone(offset).tzname(None) else name]
+
+
+def _zoneinfo_fields(value: ZoneInfo) -> list[object]:
+    key = cast("str | None", value.key)  # None for one read from a file, whatever its stub says
+    if key is None:
+        raise NotEncodable("a time zone that was read from a file has no name to travel by")
+    return [key]
+
+
+def _path_fields(value: pathlib.PurePath) -> list[object]:
+    name = "Path" if isinstance(value, pathlib.Path) else type(value).__name__
+    return [name, str(value)]
+
+
+_FIELDS: dict[type, tuple[Mark, Callable[[Any], list[object]]]] = {
+    bytearray: (Mark.BYTEARRAY, lambda v: [bytes(v)]),
+    complex: (Mark.COMPLEX, lambda v: [v.real, v.imag]),
+    range: (Mark.RANGE, lambda v: [v.start, v.stop, v.step]),
+    dt.datetime: (Mark.DATETIME, _datetime_fields),
+    dt.date: (Mark.DATE, lambda v: [v.year, v.month, v.day]),
+    dt.time: (Mark.TIME, _time_fields),
+    dt.timedelta: (Mark.TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds]),
+    dt.timezone: (Mark.TIMEZONE, _timezone_fields),
+    Decimal: (Mark.DECIMAL, lambda v: [str(v)]),
+    Fraction: (Mark.FRACTION, lambda v: [v.numerator, v.denominator]),
+    UUID: (Mark.UUID, lambda v: [v.bytes]),
+    pathlib.PurePosixPath: (Mark.PATH, _path_fields),
+    pathlib.PureWindowsPath: (Mark.PATH, _path_fields),
+    type(pathlib.Path()): (Mark.PATH, _path_fields),
+    ZoneInfo: (Mark.ZONEINFO, _zoneinfo_fields),
+}
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads what a `Writer` wrote; `unpickle` is called with the fields of each pickle."""
+
+    def __init__(self, unpickle: Callable[[list[Any]], object]) -> None:
+        self._unpickle = unpickle
+        self._unclaimed = 0
+
+    def read(self, body: bytes | memoryview) -> object:
+        """The value. Whatever the bytes are, raises only subclasses of `Exception`."""
+        value = msgpack.unpackb(
+            body,
+            list_hook=self._array,
+            ext_hook=self._extension,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+            timestamp=3,
+        )
+        if self._unclaimed:
+            raise Malformed("a mark stands where none can be")
+        return value
+
+    def _extension(self, code: int, data: bytes) -> object:
+        if code == Mark.INTEGER:
+            return int.from_bytes(data, "little", signed=True)
+        if data:
+            raise Malformed(f"extension {code} with content")
+        self._unclaimed += 1
+        return Mark(code)
+
+    def _array(self, items: list[Any]) -> object:
+        if not items or type(items[0]) is not Mark:
+            return items
+        self._unclaimed -= 1
+        mark, fields = items[0], items[1:]
+        if mark is Mark.PICKLE:
+            return self._unpickle(fields)
+        return _READERS[mark](fields)
+
+
+def typed(fields: list[Any], *types: type) -> list[Any]:
+    """The fields, if they have exactly these types. Raises `Malformed`."""
+    if len(fields) != len(types) or any(
+        type(field) is not kind for field, kind in zip(fields, types, strict=True)
+    ):
+        raise Malformed("fields of other types than the mark asks for")
+    return fields
+
+
+def _read_dict(fields: list[Any]) -> dict[Any, Any]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _read_datetime(fields: list[Any]) -> dt.datetime:
+    year, month, day, hour, minute, second, microsecond, fold = typed(fields[:-1], *[int] * 8)
+    return dt.datetime(
+        year, month, day, hour, minute, second, microsecond, _tzinfo(fields[-1]), fold=fold
+    )
+
+
+def _read_time(fields: list[Any]) -> dt.time:
+    hour, minute, second, microsecond, fold = typed(fields[:-1], *[int] * 5)
+    return dt.time(hour, minute, second, microsecond, _tzinfo(fields[-1]), fold=fold)
+
+
+def _tzinfo(field: object) -> dt.tzinfo | None:
+    if field is None or isinstance(field, dt.tzinfo):
+        return field
+    raise Malformed("a time zone is none")
+
+
+def _read_timezone(fields: list[Any]) -> dt.timezone:
+    offset, name = fields
+    if name is None:
+        return dt.timezone(*typed([offset], dt.timedelta))
+    return dt.timezone(*typed(fields, dt.timedelta, str))
+
+
+def _read_zoneinfo(fields: list[Any]) -> ZoneInfo:
+    (key,) = typed(fields, str)
+    try:
+        return ZoneInfo(key)
+    except ZoneInfoNotFoundError as error:
+        raise Malformed(
+            f"this host knows no time zone {key!r}: install the package tzdata"
+        ) from error
+
+
+_PATHS: dict[str, type[pathlib.PurePath]] = {
+    kind.__name__: kind for kind in (pathlib.Path, pathlib.PurePosixPath, pathlib.PureWindowsPath)
+}
+
+
+def _read_path(fields: list[Any]) -> pathlib.PurePath:
+    name, text = typed(fields, str, str)
+    return _PATHS[name](text)
+
+
+def _read_numpy_array(fields: list[Any]) -> object:
+    from leveret import arrays
+
+    return arrays.read_array(fields)
+
+
+def _read_numpy_scalar(fields: list[Any]) -> object:
+    from leveret import arrays
+
+    return arrays.read_scalar(fields)
+
+
+_READERS: dict[Mark, Callable[[list[Any]], object]] = {
+    Mark.TUPLE: tuple,
+    Mark.SET: set,
+    Mark.FROZENSET: frozenset,
+    Mark.DICT: _read_dict,
+    Mark.BYTEARRAY: lambda f: bytearray(*typed(f, bytes)),
+    Mark.COMPLEX: lambda f: complex(*typed(f, float, float)),
+    Mark.RANGE: lambda f: range(*typed(f, int, int, int)),
+    Mark.DATETIME: _read_datetime,
+    Mark.DATE: lambda f: dt.date(*typed(f, int, int, int)),
+    Mark.TIME: _read_time,
+    Mark.TIMEDELTA: lambda f: dt.timedelta(*typed(f, int, int, int)),
+    Mark.TIMEZONE: _read_timezone,
+    Mark.ZONEINFO: _read_zoneinfo,
+    Mark.DECIMAL: lambda f: Decimal(*typed(f, str)),
+    Mark.FRACTION: lambda f: Fraction(*typed(f, int, int)),
+    Mark.UUID: lambda f: UUID(bytes=typed(f, bytes)[0]),
+    Mark.PATH: _read_path,
+    Mark.NUMPY_ARRAY: _read_numpy_array,
+    Mark.NUMPY_SCALAR: _read_numpy_scalar,
+}

@@ -1,0 +1,140 @@
+"""Await a call and see how far it is: a live tree on a terminal, a line a run elsewhere."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TextIO, TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from rich.tree import Tree
+
+from leveret.calls import Call
+from leveret.runs import Run
+from leveret_broker.messages import RunRow
+
+R = TypeVar("R")
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks at the catalog, at least; a look takes a tenth of the time at most."""
+MOST_SIBLINGS = 8
+"""Runs of one definition and one parent that are shown one by one; more are counted."""
+ENDED = ("succeeded", "failed", "cancelled")
+STYLES = {
+    "pending": ("·", "dim"),
+    "queued": ("·", "dim"),
+    "running": ("▸", "yellow"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "cancelled": ("-", "magenta"),
+}
+
+
+async def watch(call: Call[R], *, to: TextIO | None = None) -> R:
+    """Await a call and return its result, showing the runs below it while it is under way.
+
+    Progress goes to standard error, or to the file `to`. Raises what awaiting the call raises.
+    """
+    console = Console(file=to if to is not None else sys.stderr, highlight=False)
+    run = await call.start(await call.connection(), acknowledge=True)
+    await run.accepted()
+    return await watch_run(run, console)
+
+
+async def watch_run(run: Run[R], console: Console) -> R:
+    """The same for a run that was started already."""
+    result = asyncio.ensure_future(run.result())
+    try:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=False) as live:
+                await _follow(run, result, lambda rows: live.update(tree(rows), refresh=True))
+        else:
+            await _follow(run, result, Lines(console).show)
+        return await result
+    except asyncio.CancelledError:
+        result.cancel()
+        run.request_cancel()
+        raise
+
+
+async def _follow(
+    run: Run[R], result: asyncio.Future[R], show: Callable[[Sequence[RunRow]], None]
+) -> None:
+    while not result.done():
+        began = time.monotonic()
+        show(await run.show())
+        pause = max(LOOK_EVERY, 9 * (time.monotonic() - began))
+        await asyncio.wait([result], timeout=pause)
+    show(await run.show())
+
+
+class Lines:
+    """One line for each run as it ends, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: set[str] = set()
+
+    def show(self, rows: Sequence[RunRow]) -> None:
+        depths = _depths(rows)
+        ended = [row for row in rows if row.state in ENDED and row.id not in self._shown]
+        for row in sorted(ended, key=lambda row: row.finished_at or 0):
+            self._shown.add(row.id)
+            self._console.print(line(row, now=time.time(), indent="  " * depths[row.id]))
+
+
+def line(row: RunRow, *, now: float, indent: str = "") -> Text:
+    """`✓ train_model:0.0.1  1.24 s on host`."""
+    symbol, style = STYLES[row.state]
+    text = Text.assemble(indent, (symbol, style), " ", row.definition.partition(":")[2])
+    text.append(f"  {_doing(row, now)}", style="dim")
+    if row.failure is not None:
+        text.append(f"  {row.failure.type}: {row.failure.message}".rstrip(": "), style="red")
+    return text
+
+
+def tree(rows: Sequence[RunRow]) -> Tree:
+    """Runs as they called each other; many of a kind as one counted line."""
+    now = time.time()
+    children: dict[str | None, list[RunRow]] = {}
+    for row in rows:
+        children.setdefault(row.parent, []).append(row)
+    top = Tree(line(rows[0], now=now), guide_style="dim")
+    _grow(top, rows[0].id, children, now)
+    return top
+
+
+def _grow(branch: Tree, parent: str, children: dict[str | None, list[RunRow]], now: float) -> None:
+    kinds: dict[str, list[RunRow]] = {}
+    for row in children.get(parent, ()):
+        kinds.setdefault(row.definition, []).append(row)
+    for definition, rows in kinds.items():
+        if len(rows) > MOST_SIBLINGS:
+            branch.add(_counted(definition, rows))
+            continue
+        for row in rows:
+            _grow(branch.add(line(row, now=now)), row.id, children, now)
+
+
+def _counted(definition: str, rows: Sequence[RunRow]) -> Text:
+    text = Text(f"{definition.partition(':')[2]}  × {len(rows)}")
+    for state, (symbol, style) in STYLES.items():
+        if count := sum(row.state == state for row in rows):
+            text.append(f"  {symbol} {count} {state}", style=style)
+    return text
+
+
+def _doing(row: RunRow, now: float) -> str:
+    if row.started_at is None:
+        return row.state
+    where = f" on {row.host}" if row.host else ""
+    return f"{(row.finished_at or now) - row.started_at:.2f} s{where}"
+
+
+def _depths(rows: Sequence[RunRow]) -> dict[str, int]:
+    depths: dict[str, int] = {}
+    for row in rows:
+        depths[row.id] = depths.get(row.parent or "", -1) + 1
+    return depths

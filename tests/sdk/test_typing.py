@@ -1,0 +1,137 @@
+"""What a type checker knows of a program that uses leveret, asked of mypy and pyright."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RIGHT = """
+import asyncio
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+import leveret
+from leveret import Call, Run, Task, Workflow, define
+
+
+@define.task
+def plain(a: int, *, b: str = "") -> float:
+    return a
+
+
+@define.task(name="configured", version="1.0")
+async def configured(a: int) -> bytes:
+    return b""
+
+
+@define.workflow
+async def flow(numbers: list[int]) -> list[float]:
+    results = await asyncio.gather(*[plain(number) for number in numbers])
+    assert_type(results, list[float])
+    return results
+
+
+@define.workflow(name="other")
+async def other() -> str:
+    return ""
+
+
+async def use() -> None:
+    assert_type(plain(1, b="x"), Call[float])
+    assert_type(await plain(1, b="x"), float)
+    assert_type(await configured(1), bytes)
+    assert_type(await flow([1]), list[float])
+    assert_type(await other(), str)
+    assert_type(await asyncio.wait_for(configured(1), 5), bytes)
+    assert_type(await leveret.gather([plain(1), plain(2)]), list[float])
+    assert_type(leveret.map(configured, [1, 2], limit=2), AsyncIterator[bytes])
+    assert_type(await leveret.watch(flow([1])), list[float])
+    async with leveret.local() as client:
+        run = await client.start(configured(1))
+        assert_type(run, Run[bytes])
+        assert_type(await run.result(), bytes)
+    async with asyncio.TaskGroup() as group:
+        assert_type(group.create_task(configured(1)), asyncio.Task[bytes])
+    print(Task, Workflow)
+
+
+assert_type(asyncio.run(other()), str)
+"""
+
+WRONG = """
+import asyncio
+
+from leveret import define
+
+
+@define.task
+def plain(a: int, *, b: str = "") -> float:
+    return a
+
+
+@define.task(version="1.0")
+async def configured(a: int) -> bytes:
+    return b""
+
+
+async def use() -> None:
+    plain("one")  # wrong
+    plain(1, c=2)  # wrong
+    plain()  # wrong
+    plain.fn("one")  # wrong
+    configured(a=None)  # wrong
+    text: str = await configured(1)  # wrong
+    asyncio.run(plain)  # wrong
+    define.task(version=1)  # wrong
+    print(text)
+
+
+@define.workflow  # wrong
+def not_async() -> None: ...
+"""
+
+
+def mypy(program: Path) -> set[int]:
+    """The lines that mypy reports."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--output", "json", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=program.parent, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return {json.loads(line)["line"] for line in done.stdout.splitlines() if line.startswith("{")}
+
+
+def pyright(program: Path) -> set[int]:
+    """The lines that pyright reports."""
+    config = program.parent / "pyrightconfig.json"
+    config.write_text(json.dumps({"typeCheckingMode": "strict", "include": [program.name]}))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=program.parent, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return {item["range"]["start"]["line"] + 1 for item in found if item["severity"] == "error"}
+
+
+Checker = Callable[[Path], set[int]]
+CHECKERS = pytest.mark.parametrize("checker", [mypy, pyright])
+
+
+@CHECKERS
+def test_results_and_arguments_are_known(
+    checker: Callable[[Path], set[int]], tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(RIGHT)
+    assert checker(program) == set()
+
+
+@CHECKERS
+def test_wrong_use_is_reported_where_it_stands(
+    checker: Callable[[Path], set[int]], tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(WRONG)
+    lines = WRONG.splitlines()
+    wrong = {number for number, line in enumerate(lines, start=1) if line.endswith("# wrong")}
+    assert checker(program) == wrong

@@ -1,0 +1,185 @@
+"""Executes what was delivered: who may start, where it runs, and what its end means.
+
+Everything here runs on the loop that keeps the connection, user code never does: async functions
+have an event loop of their own on another thread, sync tasks child processes or other threads.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from leveret_broker import logs, messages
+from leveret_broker.clock import Clock
+from leveret_worker.execution import Execution
+from leveret_worker.perform import Ending
+from leveret_worker.reporter import Reporter
+
+log = logs.get_logger("leveret.worker")
+
+ANNOUNCE_AFTER = 0.25
+"""Seconds after which a run that is still executing is announced as running."""
+CANCELLED_REMEMBERED = 10_000
+"""Ids of cancelled runs that are kept for invocations still in a queue."""
+
+
+class Runner(Protocol):
+    """A place where user code runs."""
+
+    def begin(self, execution: Execution, ended: Callable[[Ending | None], None]) -> None:
+        """Run it and call back, once and on the connection's loop, with how it ended.
+
+        `None` stands for an end that nobody is to hear of. Sets `execution.stop`.
+        """
+        ...
+
+
+class Executor:
+    """Starts executions in the order in which they came, as slots and processes allow."""
+
+    def __init__(
+        self,
+        *,
+        asynchronous: Runner,
+        thread: Runner,
+        process: Runner,
+        slots: int,
+        processes: int,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> None:
+        self._asynchronous = asynchronous
+        self._thread = thread
+        self._process = process
+        self._slots = slots
+        self._processes = processes
+        self._reporter = reporter
+        self._clock = clock
+        self._waiting: deque[Execution] = deque()
+        self._executing: dict[str, Execution] = {}
+        self._busy_slots = 0
+        self._busy_processes = 0
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def busy(self) -> int:
+        """Slots in use."""
+        return self._busy_slots
+
+    def limit(self, *, process: bool) -> int:
+        """How many tasks of a kind can execute at once."""
+        return min(self._slots, self._processes) if process else self._slots
+
+    def accept(self, execution: Execution) -> None:
+        """Take one more; it starts as soon as there is room."""
+        if execution.run in self._cancelled or execution.run in self._executing:
+            execution.bundle.done()  # nobody wants it, or it is a second copy of what runs here
+            return
+        self._waiting.append(execution)
+        self._start_next()
+
+    def cancel(self, runs: Iterable[str]) -> None:
+        """Stop these runs, now or when they arrive. Their outcomes are no longer wanted."""
+        for run in runs:
+            self._cancelled[run] = None
+            if execution := self._executing.get(run):
+                execution.is_dropped = True
+                execution.stop()
+        while len(self._cancelled) > CANCELLED_REMEMBERED:
+            self._cancelled.popitem(last=False)
+        for execution in [waiting for waiting in self._waiting if waiting.run in self._cancelled]:
+            self._waiting.remove(execution)
+            execution.bundle.done()
+
+    def give_back_waiting(self) -> None:
+        """Return what has not started to its queue, for other workers."""
+        waiting, self._waiting = self._waiting, deque()
+        for execution in waiting:
+            execution.bundle.give_back()
+
+    def give_back_executing(self, *, workflows_only: bool = False) -> None:
+        """Stop what executes and return it to its queue. Workflows keep what they have called."""
+        for execution in list(self._executing.values()):
+            if workflows_only and execution.needs_slot:
+                continue
+            execution.is_dropped = execution.is_given_back = True
+            execution.bundle.give_back()
+            execution.stop()
+
+    async def idle(self) -> None:
+        """Return when nothing executes."""
+        await self._idle.wait()
+
+    def _start_next(self) -> None:
+        blocked: deque[Execution] = deque()
+        while self._waiting:
+            execution = self._waiting.popleft()
+            if self._has_room(execution):
+                self._start(execution)
+            else:
+                blocked.append(execution)
+        self._waiting = blocked
+
+    def _has_room(self, execution: Execution) -> bool:
+        if not execution.needs_slot:
+            return True
+        if self._busy_slots >= self._slots:
+            return False
+        return not execution.needs_process or self._busy_processes < self._processes
+
+    def _start(self, execution: Execution) -> None:
+        self._busy_slots += execution.needs_slot
+        self._busy_processes += execution.needs_process
+        self._executing[execution.run] = execution
+        self._idle.clear()
+        execution.started_at = self._clock.now()
+        loop = asyncio.get_running_loop()
+        announcing = loop.call_later(ANNOUNCE_AFTER, self._announce, execution)
+
+        def ended(ending: Ending | None) -> None:
+            announcing.cancel()
+            self._ended(execution, ending)
+
+        self._runner(execution).begin(execution, ended)
+
+    def _runner(self, execution: Execution) -> Runner:
+        if execution.definition.is_async:
+            return self._asynchronous
+        return self._process if execution.needs_process else self._thread
+
+    def _announce(self, execution: Execution) -> None:
+        assert execution.started_at is not None
+        self._reporter.announce(
+            messages.Started(
+                run=execution.run,
+                attempt=execution.invocation.attempt,
+                started_at=execution.started_at,
+            )
+        )
+
+    def _ended(self, execution: Execution, ending: Ending | None) -> None:
+        self._busy_slots -= execution.needs_slot
+        self._busy_processes -= execution.needs_process
+        del self._executing[execution.run]
+        if execution.is_dropped or ending is None:
+            execution.bundle.done()
+        else:
+            self._reporter.report(self._outcome(execution, ending), execution.bundle.done)
+        self._start_next()
+        if not self._executing:
+            self._idle.set()
+
+    def _outcome(self, execution: Execution, ending: Ending) -> messages.Outcome:
+        assert execution.started_at is not None
+        return messages.Outcome(
+            run=execution.run,
+            attempt=execution.invocation.attempt,
+            state="failed" if ending.result is None else "succeeded",
+            result=ending.result,
+            error=ending.error,
+            failure=ending.failure,
+            started_at=execution.started_at,
+            finished_at=self._clock.now(),
+        )

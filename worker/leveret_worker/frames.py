@@ -1,0 +1,162 @@
+"""What passes between a worker and its child processes: frames of msgpack behind their length.
+
+    parent → child   one `Setup`, then one `Order` at a time, then `END`
+    child → parent   `READY` once, then one answer (an `Ending`) an order
+
+While an order is under way the parent sends nothing but `END`, so that anything waiting to be read
+means that the child shall end. The frames never leave the machine, nor the version of the code.
+"""
+
+import os
+import struct
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from leveret_worker.functions import FunctionRef
+from leveret_worker.perform import Ending
+
+if TYPE_CHECKING:
+    from leveret_broker.messages import Failure
+
+CHUNK = 65536
+"""Bytes to receive at once; larger buffers cost a system call each to allocate."""
+
+_LENGTH = struct.Struct("!Q")
+
+END = READY = _LENGTH.pack(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a child needs to know once. The key goes only this way: others can't see a socket."""
+
+    key: bytes | None
+    grace: float
+    """Seconds that user code has to unwind after its parent died."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A job as a child gets it."""
+
+    run: str
+    attempt: int
+    root: str
+    project: str
+    definition: str
+    arguments: bytes
+    number: int
+    """Of the function, among those that this child was given."""
+    function: FunctionRef | None
+    """Set the first time."""
+    path: list[str] | None
+    """The parent's `sys.path`, set if it changed."""
+
+
+def pack_setup(setup: Setup) -> bytes:
+    return _pack(astuple(setup))
+
+
+def unpack_setup(frame: bytes) -> Setup:
+    key, grace = msgpack.unpackb(frame)
+    return Setup(key=key, grace=grace)
+
+
+def pack_order(order: Order) -> bytes:
+    ref = order.function
+    return _pack(
+        (
+            order.run,
+            order.attempt,
+            order.root,
+            order.project,
+            order.definition,
+            order.arguments,
+            order.number,
+            ref and (ref.module, ref.qualname, _encoded(ref.file), ref.pickled),
+            None if order.path is None else [_encoded(entry) for entry in order.path],
+        )
+    )
+
+
+def unpack_order(frame: bytes) -> Order:
+    run, attempt, root, project, definition, arguments, number, ref, path = msgpack.unpackb(frame)
+    return Order(
+        run=run,
+        attempt=attempt,
+        root=root,
+        project=project,
+        definition=definition,
+        arguments=arguments,
+        number=number,
+        function=ref and _function_ref(*ref),
+        path=None if path is None else [os.fsdecode(entry) for entry in path],
+    )
+
+
+def pack_ending(ending: Ending) -> bytes:
+    failure = ending.failure
+    return _pack(
+        (
+            ending.result,
+            ending.error,
+            failure and (failure.type, failure.message, failure.traceback),
+        )
+    )
+
+
+def unpack_ending(frame: bytes) -> Ending:
+    result, error, failure = msgpack.unpackb(frame)
+    return Ending(result=result, error=error, failure=failure and _failure(*failure))
+
+
+class Inbox:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no byte of a further frame has come."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that these bytes complete."""
+        self._buffer += data
+        frames: list[bytes] = []
+        start = 0
+        while (body := start + _LENGTH.size) <= len(self._buffer):
+            end = body + _LENGTH.unpack_from(self._buffer, start)[0]
+            if end > len(self._buffer):
+                break
+            with memoryview(self._buffer) as view:  # a slice of the buffer would be a second copy
+                frames.append(bytes(view[body:end]))
+            start = end
+        del self._buffer[:start]
+        return frames
+
+
+def _pack(message: object) -> bytes:
+    body = msgpack.packb(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def _encoded(path: str | None) -> bytes | None:
+    """Paths travel as bytes: they need not be valid text."""
+    return None if path is None else os.fsencode(path)
+
+
+def _function_ref(
+    module: str, qualname: str, file: bytes | None, pickled: bytes | None
+) -> FunctionRef:
+    path = None if file is None else os.fsdecode(file)
+    return FunctionRef(module=module, qualname=qualname, file=path, pickled=pickled)
+
+
+def _failure(type_: str, message: str, traceback: str) -> "Failure":
+    from leveret_broker.messages import Failure  # late: a child never needs it for this
+
+    return Failure(type=type_, message=message, traceback=traceback)

@@ -1,0 +1,127 @@
+"""The three places where user code runs: an event loop of its own, threads, child processes."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from leveret.connection import Connection
+from leveret.context import RunContext
+from leveret.errors import WorkerLost
+from leveret_broker.lifecycle import IoThread, LoopMailbox
+from leveret_worker.errors import ChildDied
+from leveret_worker.execution import Execution
+from leveret_worker.functions import refer
+from leveret_worker.perform import Ending, failed, perform, perform_async
+from leveret_worker.processes import Job, ProcessPool
+
+Ended = Callable[[Ending | None], None]
+
+
+def _context(execution: Execution, connection: Connection | None = None) -> RunContext:
+    return RunContext(
+        run=execution.run,
+        attempt=execution.invocation.attempt,
+        project=execution.project,
+        kind=execution.definition.kind,
+        definition=execution.queue,
+        root=execution.invocation.root,
+        connection=connection,
+    )
+
+
+class AsyncRunner:
+    """Async tasks and workflows, on one event loop apart from the connection's."""
+
+    def __init__(
+        self, thread: IoThread, home: LoopMailbox, key: bytes | None, connection: Connection
+    ) -> None:
+        self._thread = thread
+        self._home = home
+        self._key = key
+        self._connection = connection
+
+    def begin(self, execution: Execution, ended: Ended) -> None:
+        """See `executor.Runner`."""
+        is_workflow = execution.definition.kind == "workflow"
+        context = _context(execution, self._connection if is_workflow else None)
+        fn, arguments = execution.definition.fn, execution.invocation.arguments
+        tasks: list[asyncio.Task[None]] = []
+
+        async def run() -> None:
+            ending = None
+            try:
+                ending = await perform_async(fn, arguments, run=context, key=self._key)
+            finally:
+                self._home.post(lambda: ended(ending))
+
+        def start() -> None:
+            tasks.append(self._thread.loop.create_task(run(), name=execution.run))
+
+        def stop() -> None:
+            context.abandoned = execution.is_given_back
+            for task in tasks:
+                task.cancel()
+
+        execution.stop = lambda: self._thread.post(stop)
+        self._thread.post(start)
+
+
+class ThreadRunner:
+    """Sync tasks with `runs_in="thread"`. A thread can't be stopped: it runs to its end."""
+
+    def __init__(self, threads: int, home: LoopMailbox, key: bytes | None) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="leveret-task")
+        self._home = home
+        self._key = key
+
+    def begin(self, execution: Execution, ended: Ended) -> None:
+        """See `executor.Runner`."""
+        context = _context(execution)
+        fn, arguments = execution.definition.fn, execution.invocation.arguments
+
+        def done(future: Future[Ending]) -> None:
+            self._home.post(lambda: ended(None if future.cancelled() else future.result()))
+
+        future = self._pool.submit(perform, fn, arguments, run=context, key=self._key)
+        execution.stop = lambda: _discard(future.cancel())
+        future.add_done_callback(done)
+
+    def close(self) -> None:
+        """Start no more. Those that run are left to their end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class ProcessRunner:
+    """Sync tasks in child processes: true parallelism, and a crash costs one run."""
+
+    def __init__(self, pool: ProcessPool, key: bytes | None) -> None:
+        self._pool = pool
+        self._key = key
+
+    def begin(self, execution: Execution, ended: Ended) -> None:
+        """See `executor.Runner`."""
+        task = asyncio.get_running_loop().create_task(self._run(execution), name=execution.run)
+        execution.stop = lambda: _discard(task.cancel())
+        task.add_done_callback(lambda task: ended(None if task.cancelled() else task.result()))
+
+    async def _run(self, execution: Execution) -> Ending:
+        try:
+            return await self._pool.run(
+                Job(
+                    run=execution.run,
+                    attempt=execution.invocation.attempt,
+                    project=execution.project,
+                    definition=execution.queue,
+                    function=refer(execution.definition.fn),
+                    arguments=execution.invocation.arguments,
+                )
+            )
+        except ChildDied as error:
+            lost = WorkerLost(f"run {execution.run} of {execution.queue}: {error}")
+            return failed(lost, run=_context(execution), key=self._key)
+        except Exception as error:
+            return failed(error, run=_context(execution), key=self._key)
+
+
+def _discard(_: object) -> None:
+    """Makes a callback of a function whose result says nothing."""

@@ -1,0 +1,265 @@
+"""The worker as it runs: registers what it serves, consumes its queues, drains when told to."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from leveret.connection import Connection
+from leveret.definitions import Definition, Task
+from leveret.session import Session
+from leveret_broker import codec, identifiers, logs, messages, topology
+from leveret_broker.clock import Clock, SystemClock
+from leveret_broker.errors import MalformedMessage, TransportError
+from leveret_broker.lifecycle import IoThread, LoopMailbox
+from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
+from leveret_worker.execution import Bundle, Execution
+from leveret_worker.executor import Executor
+from leveret_worker.heartbeat import Heart
+from leveret_worker.processes import ProcessPool
+from leveret_worker.reporter import Reporter
+from leveret_worker.runners import AsyncRunner, ProcessRunner, ThreadRunner
+
+log = logs.get_logger("leveret.worker")
+
+DEFAULT_SLOTS = 32
+WORKFLOW_PREFETCH = 2_000
+"""Workflow runs that a worker holds of one definition: the most that a quorum queue hands out."""
+DRAIN_SECONDS = 30.0
+"""How long running tasks may take to end after a SIGTERM, before they are given back."""
+
+
+class WorkerService:
+    """Serves definitions of one project until it is stopped."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        project: str,
+        key: bytes | None,
+        slots: int | None = None,
+        processes: int | None = None,
+        where: str = "this process",
+        clock: Clock | None = None,
+        serve_more: Callable[[Definition[..., Any]], Awaitable[None]] | None = None,
+    ) -> None:
+        self.id = identifiers.new_id("worker")
+        self._transport = transport
+        self._project = project
+        self._key = key
+        self._slots = slots or DEFAULT_SLOTS
+        self._processes = processes or processors()
+        self._clock = clock or SystemClock()
+        self._serve_more = serve_more
+        self._session = Session(transport, where=where, patience=None)
+        self._user_thread = IoThread("leveret-user")
+        self._reporter = Reporter(transport, self.id)
+        self._pool = ProcessPool(size=self._processes, key=key)
+        self._served: dict[str, Definition[..., Any]] = {}
+        self._records: dict[str, messages.DefinitionRecord] = {}
+        self._consumers: list[Consumer] = []
+        self._threads: ThreadRunner | None = None
+        self._executor: Executor | None = None
+        self._heart: Heart | None = None
+        self._setting_aside: set[asyncio.Task[None]] = set()
+
+    # -- starting and stopping --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to the coordinator, waiting for one if need be, and be ready to serve."""
+        await self._session.start()
+        self._user_thread.start()
+        await self._pool.start()
+        self._executor = self._assembled()
+        control = topology.control_queue(self.id)
+        await self._transport.declare(topology.DEAD, topology.OUTCOMES, control)
+        self._consumers.append(
+            await self._transport.consume(control.name, self._on_control, prefetch=0)
+        )
+        self._heart = Heart(self._beat, self._clock)
+        await self._heart.start()
+
+    async def stop(self, grace: float = DRAIN_SECONDS) -> None:
+        """Drain: take no more, finish or give back, report, leave.
+
+        Workflows are given back at once: whoever takes them finds what they have called so far.
+        Tasks have `grace` seconds to end.
+        """
+        for consumer in self._consumers:
+            await consumer.cancel()
+        if self._executor is not None:
+            self._executor.give_back_waiting()
+            self._executor.give_back_executing(workflows_only=True)
+            await self._drain(self._executor, grace)
+        if self._heart is not None:
+            await self._heart.stop()
+        await self._leave()
+        await self._pool.stop()
+        if self._threads is not None:
+            self._threads.close()
+        self._reporter.close()
+        await self._session.stop()
+        self._user_thread.stop()
+
+    async def _drain(self, executor: Executor, grace: float) -> None:
+        try:
+            async with asyncio.timeout(grace):
+                await executor.idle()
+                await self._reporter.flush()
+        except TimeoutError:
+            executor.give_back_executing()
+
+    async def _leave(self) -> None:
+        try:
+            await self._request(messages.Goodbye(worker=self.id))
+        except TransportError as error:
+            log.debug("left without a goodbye", reason=str(error))
+
+    def _assembled(self) -> Executor:
+        home = LoopMailbox(asyncio.get_running_loop())
+        connection = Connection(
+            self._session, project=self._project, key=self._key, serve=self._serve_more
+        )
+        self._threads = ThreadRunner(self._slots, home, self._key)
+        return Executor(
+            asynchronous=AsyncRunner(self._user_thread, home, self._key, connection),
+            thread=self._threads,
+            process=ProcessRunner(self._pool, self._key),
+            slots=self._slots,
+            processes=self._processes,
+            reporter=self._reporter,
+            clock=self._clock,
+        )
+
+    # -- serving ----------------------------------------------------------------------------------
+
+    async def serve(
+        self, definitions: Sequence[Definition[..., Any]]
+    ) -> Sequence[messages.DefinitionRecord]:
+        """Register definitions and consume their queues.
+
+        Raises what `leveret` raises for definitions that the catalog refuses.
+        """
+        asker = Connection(self._session, project=self._project, key=self._key)
+        answer = await asker.ask(
+            messages.Registered,
+            messages.Register,
+            project=self._project,
+            definitions=tuple(_spec(definition) for definition in definitions),
+        )
+        for definition, record in zip(definitions, answer.definitions, strict=True):
+            is_new = record.queue not in self._served
+            self._served[record.queue] = definition
+            self._records[record.queue] = record
+            if is_new:
+                await self._consume(definition, record.queue)
+        if self._heart is not None:
+            await self._heart.beat()
+        return answer.definitions
+
+    async def _consume(self, definition: Definition[..., Any], queue: str) -> None:
+        await self._transport.declare(topology.work_queue(queue))
+        self._consumers.append(
+            await self._transport.consume(
+                queue, self._on_delivery, prefetch=self._prefetch(definition)
+            )
+        )
+
+    def _prefetch(self, definition: Definition[..., Any]) -> int:
+        assert self._executor is not None, "the worker was started"
+        if not isinstance(definition, Task):
+            return WORKFLOW_PREFETCH
+        in_process = not definition.is_async and definition.runs_in == "process"
+        return definition.prefetch or self._executor.limit(process=in_process)
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        assert self._executor is not None, "the worker was started"
+        try:
+            message = codec.decode(delivery.body, messages.Invocations)
+        except MalformedMessage as error:
+            self._set_aside(delivery, str(error))
+            return
+        bundle = Bundle(delivery, len(message.runs))
+        for invocation in message.runs:
+            self._executor.accept(
+                Execution(
+                    invocation=invocation,
+                    definition=self._served[delivery.queue],
+                    queue=delivery.queue,
+                    project=message.project,
+                    bundle=bundle,
+                )
+            )
+
+    def _on_control(self, delivery: Delivery) -> None:
+        assert self._executor is not None, "the worker was started"
+        try:
+            self._executor.cancel(codec.decode(delivery.body, messages.Control).cancel)
+        except MalformedMessage as error:
+            self._set_aside(delivery, str(error))
+            return
+        delivery.ack()
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def _set_aside(self, delivery: Delivery, reason: str) -> None:
+        """A message that nobody can execute goes to the dead-letter queue with its reason."""
+        log.warning("message set aside", queue=delivery.queue, reason=reason)
+        outgoing = Outgoing(
+            queue=topology.DEAD.name,
+            body=delivery.body,
+            headers={topology.REASON_HEADER: reason, topology.ORIGIN_HEADER: delivery.queue},
+        )
+
+        async def publish() -> None:
+            try:
+                await self._transport.publish(outgoing)
+            except TransportError as error:
+                log.warning("message not set aside", reason=str(error))
+                delivery.reject()
+            else:
+                delivery.ack()
+
+        task = asyncio.get_running_loop().create_task(publish())
+        self._setting_aside.add(task)
+        task.add_done_callback(self._setting_aside.discard)
+
+    async def _beat(self) -> None:
+        assert self._executor is not None, "the worker was started"
+        assert self._heart is not None, "the heart that beats exists"
+        await self._request(
+            messages.Heartbeat(
+                worker=self.id,
+                project=self._project,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                slots=self._slots,
+                busy=self._executor.busy,
+                started_at=self._heart.started_at,
+                definitions=tuple(record.id for record in self._records.values()),
+            )
+        )
+
+    async def _request(self, message: messages.Wire) -> None:
+        await self._transport.publish(
+            Outgoing(queue=topology.REQUESTS.name, body=codec.encode(message), persistent=False)
+        )
+
+
+def _spec(definition: Definition[..., Any]) -> messages.DefinitionSpec:
+    return messages.DefinitionSpec(
+        kind=definition.kind,
+        name=definition.name,
+        version=definition.version,
+        fingerprint=definition.fingerprint,
+        module=definition.fn.__module__,
+        qualname=definition.fn.__qualname__,
+        description=definition.description,
+    )
+
+
+def processors() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
