@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from leveret_broker.messages import RunState
 from leveret_coordinator import states
 from leveret_coordinator.errors import NoTransition
 
@@ -19,7 +20,7 @@ def test_every_event_is_answered_by_the_table_in_every_state_that_is_no_end() ->
     ("state", "event"),
     [pair for pair in product(states.ENDED, states.EVENTS) if pair[1] != "published"],
 )
-def test_what_has_ended_takes_no_event(state: states.Ended, event: states.Event) -> None:
+def test_what_has_ended_takes_no_event(state: RunState, event: states.Event) -> None:
     assert not states.allows(state, event)
     with pytest.raises(NoTransition, match=f"a run that is {state} can't be {event}"):
         states.after(state, event)

@@ -118,7 +118,7 @@ async def test_wrong_arguments_by_identifier_fail_the_run(client: Client) -> Non
 
 async def test_an_argument_that_cannot_be_encoded_is_named() -> None:
     with pytest.raises(leveret.PayloadError, match="value"):
-        await on.echo(iter([1]))
+        await on.echo(number for number in [1])
 
 
 async def test_a_result_that_cannot_be_encoded_is_the_runs_failure() -> None:

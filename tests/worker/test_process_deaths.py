@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from leveret_worker.errors import ChildDied, ChildNotStarted
 from leveret_worker.functions import FunctionRef
 from leveret_worker.processes import Job
-
 from tests.worker.apps import jobs
 from tests.worker.pooling import RUN, a_job, a_pool, opened, result_of, text_in, wait_until
 
@@ -166,7 +166,7 @@ async def test_a_module_that_can_not_be_imported_in_the_child_fails_the_run(tmp_
 
 async def test_no_descriptors_and_no_threads_are_left_behind() -> None:
     def held() -> int:
-        return len(os.listdir("/proc/self/fd")) + len(os.listdir("/proc/self/task"))
+        return sum(len(list(Path("/proc/self", what).iterdir())) for what in ("fd", "task"))
 
     async with a_pool() as pool:
         await result_of(pool, jobs.nothing)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from leveret_broker.lifecycle import IoThread
 from leveret_worker.errors import PoolStopped
 from leveret_worker.processes import Ending, ProcessPool
-
 from tests.worker.apps import jobs
 from tests.worker.pooling import (
     KEY,
@@ -103,7 +103,7 @@ async def test_a_folder_put_on_the_path_later_reaches_a_child_that_runs_already(
     (tmp_path / "latecomer.py").write_text("def here(): return True")
     async with a_pool() as pool:
         await result_of(pool, jobs.nothing)
-        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         assert await result_of(pool, jobs.import_latecomer)
 
 
@@ -310,8 +310,8 @@ async def test_stopping_twice_or_before_the_start_is_fine() -> None:
 
 def test_children_unwind_and_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     started, finished, forked = (tmp_path / name for name in ("started", "finished", "forked"))
-    script = [sys.executable, SCRIPTS / "parent.py", started, finished, forked]
-    with subprocess.Popen(script, env=WITH_TESTS) as parent:
+    arguments = map(str, (SCRIPTS / "parent.py", started, finished, forked))
+    with subprocess.Popen([sys.executable, *arguments], env=WITH_TESTS) as parent:
         pid, grandchild = int(text_in(started)), int(text_in(forked))
         parent.kill()
     try:

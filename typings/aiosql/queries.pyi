@@ -1,6 +1,9 @@
 from typing import Any, Protocol
 
 class Query(Protocol):
+    sql: str
+    parameters: list[str] | None
+
     def __call__(self, connection: object, *rows: object, **parameters: object) -> Any: ...
 
 class Queries:

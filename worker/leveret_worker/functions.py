@@ -18,7 +18,9 @@ import cloudpickle
 
 from leveret.errors import PayloadError
 
-_refs: "weakref.WeakKeyDictionary[Callable[..., Any], FunctionRef]" = weakref.WeakKeyDictionary()
+_by_value: "weakref.WeakKeyDictionary[Callable[..., Any], FunctionRef]"
+_by_value = weakref.WeakKeyDictionary()
+"""Those that were pickled. A name is looked up each time: a reload may have given it away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +36,13 @@ class FunctionRef:
 
 
 def refer(fn: Callable[..., Any]) -> FunctionRef:
-    """A reference to a function, made once for each.
+    """A reference to a function. What goes by value is pickled once, when it is first needed.
 
-    Raises `PayloadError` if it must travel by value and what it refers to can't be pickled.
+    Raises `PayloadError` if it must go by value and what it refers to can't be pickled.
     """
-    ref = _refs.get(fn)
+    ref = _by_reference(fn) or _by_value.get(fn)
     if ref is None:
-        ref = _refs[fn] = _by_reference(fn) or _by_value(fn)
+        ref = _by_value[fn] = _pickled(fn)
     return ref
 
 
@@ -90,12 +92,10 @@ def _by_reference(fn: Callable[..., Any]) -> FunctionRef | None:
     if module is None or _attribute(module, qualname) is not fn:
         return None
     file = getattr(module, "__file__", None)
-    return FunctionRef(
-        module=name, qualname=qualname, file=file and str(Path(file).absolute()), pickled=None
-    )
+    return FunctionRef(module=name, qualname=qualname, file=file, pickled=None)
 
 
-def _by_value(fn: Callable[..., Any]) -> FunctionRef:
+def _pickled(fn: Callable[..., Any]) -> FunctionRef:
     name, qualname = str(fn.__module__), getattr(fn, "__qualname__", repr(fn))
 
     try:

@@ -58,8 +58,10 @@ def load_app(spec: str) -> tuple[AnyDefinition, ...]:
 
 def _load_module(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
+        hint = f" Did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
         raise AppError(
-            f"{name!r} is no app: write a module's name (package.module) or a file's path (app.py)"
+            f"{name!r} is no app: write a module's name (package.module) or a file's path "
+            f"(app.py).{hint}"
         )
     with _first_on_path(Path.cwd()), _import_errors(name):
         try:
@@ -68,14 +70,9 @@ def _load_module(name: str) -> ModuleType:
             # Only the app itself: a module that the app misses is the app's own error.
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
-            raise AppError(_not_found(name)) from None
-
-
-def _not_found(name: str) -> str:
-    file = Path(*name.split(".")[:-1], f"{name.split('.')[-1]}.py")
-    as_file = Path(f"{name}.py") if not file.is_file() else file
-    hint = f" Did you mean the file {as_file}?" if as_file.is_file() else ""
-    return f"there is no module named {name!r} in {Path.cwd()} or on Python's path.{hint}"
+            raise AppError(
+                f"there is no module named {name!r} in {Path.cwd()} or on Python's path"
+            ) from None
 
 
 def _load_file(spec: str) -> ModuleType:

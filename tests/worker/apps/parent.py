@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 from tests.worker.apps import jobs
@@ -16,8 +16,7 @@ async def main(started: str, finished: str, forked: str) -> None:
         await asyncio.to_thread(text_in, Path(started))
         pid = os.fork()
         if pid == 0:
-            time.sleep(60)
-            os._exit(0)
+            signal.pause()
         Path(forked).write_text(str(pid))
         await running
 

@@ -3,7 +3,6 @@
 import asyncio
 
 from leveret_worker.processes import ProcessPool
-
 from tests.worker.pooling import KEY, a_job, opened
 
 
