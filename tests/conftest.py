@@ -1,6 +1,6 @@
 """Fixtures for the whole suite."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -8,10 +8,12 @@ from tests import rabbit
 
 
 @pytest.fixture(scope="session")
-def rabbit_node(pytestconfig: pytest.Config) -> Iterator[rabbit.RabbitNode]:
+def rabbit_node(pytestconfig: pytest.Config) -> Generator[rabbit.RabbitNode]:
     """The suite's RabbitMQ. `tests/rabbit.py` says where it comes from."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with rabbit.running_node(visible_through(capture)) as node:
+    terminal = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    assert isinstance(terminal, pytest.TerminalReporter)
+    # Through the reporter, because pytest keeps back what is printed: a hang must show where it is.
+    with rabbit.running_node(lambda line: terminal.write_line(f"\nrabbitmq: {line}")) as node:
         yield node
 
 
@@ -22,7 +24,7 @@ def rabbit_url(rabbit_node: rabbit.RabbitNode) -> str:
 
 
 @pytest.fixture(scope="session")
-def rabbit_vhosts(rabbit_node: rabbit.RabbitNode) -> Iterator[rabbit.VirtualHosts]:
+def rabbit_vhosts(rabbit_node: rabbit.RabbitNode) -> Generator[rabbit.VirtualHosts]:
     vhosts = rabbit.VirtualHosts(rabbit_node)
     yield vhosts
     vhosts.remove_all()

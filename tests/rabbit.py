@@ -2,8 +2,8 @@
 
 1. `LEVERET_TEST_URL`, a broker that is there already. Some tests control it through `rabbitmqctl`:
    `LEVERET_TEST_CTL` is the command for that, such as `docker exec broker rabbitmqctl`.
-2. A `rabbitmq-server` on this machine, started as a private node with its own name, ports, cookie and
-   folder. A node that runs already is never touched.
+2. A `rabbitmq-server` on this machine, started as a private node with its own name, ports, cookie
+   and folder. A node that runs already is never touched.
 3. Docker, through testcontainers.
 4. On Debian and Ubuntu, as root: the distribution's package is installed, then 2.
 
@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -42,10 +42,6 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what} (in CI this is an error)", pytrace=False)
     pytest.skip(what)
-
-
-def report(line: str) -> None:
-    print(f"\n[rabbitmq] {line}", flush=True)
 
 
 class RabbitNode(ABC):
@@ -194,34 +190,39 @@ class DockerNode(RabbitNode):
         _wait_until(self._is_up, "the container's RabbitMQ did not start")
 
     def ctl(self, *args: str) -> str:
-        code, output = self._container.exec(["rabbitmqctl", "-q", *args])
+        code, output = self._run(*args)
         if code:
-            raise RuntimeError(f"rabbitmqctl {args[0]} failed: {output.decode(errors='replace')}")
-        return str(output.decode())
+            raise RuntimeError(f"rabbitmqctl {args[0]} failed: {output}")
+        return output
 
     def remove(self) -> None:
         self._container.stop()
 
     def _is_up(self) -> bool:
-        code, _ = self._container.exec(["rabbitmqctl", "-q", "await_startup"])
-        return bool(code == 0)
+        code, _ = self._run("await_startup")
+        return code == 0
+
+    def _run(self, *args: str) -> tuple[int | None, str]:
+        result = self._container.exec(["rabbitmqctl", "-q", *args])
+        assert isinstance(result.output, bytes)
+        return result.exit_code, result.output.decode(errors="replace")
 
 
 @contextmanager
-def running_node() -> Iterator[RabbitNode]:
-    """The suite's RabbitMQ, stopped afterwards if it was started here."""
+def running_node(report: Callable[[str], None]) -> Generator[RabbitNode]:
+    """The suite's RabbitMQ, stopped afterwards if it was started here; `report` gets the news."""
     if url := os.environ.get("LEVERET_TEST_URL"):
         report(f"using {redact(url)} of LEVERET_TEST_URL")
         yield GivenNode(url, shlex.split(os.environ.get("LEVERET_TEST_CTL", "")))
     elif scripts := installed_scripts():
-        yield from _private(scripts)
+        yield from _private(scripts, report)
     elif _has_docker():
-        yield from _in_docker()
+        yield from _in_docker(report)
     elif _can_install():
-        _install()
+        _install(report)
         installed = installed_scripts()
         assert installed is not None, "the package holds no rabbitmq-server"
-        yield from _private(installed)
+        yield from _private(installed, report)
     else:
         missing("there is no RabbitMQ: install rabbitmq-server or Docker, or set LEVERET_TEST_URL")
 
@@ -234,7 +235,7 @@ def installed_scripts() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-def _private(scripts: Path) -> Iterator[RabbitNode]:
+def _private(scripts: Path, report: Callable[[str], None]) -> Generator[RabbitNode]:
     with tempfile.TemporaryDirectory(prefix="leveret-rabbitmq-") as folder:
         node = PrivateNode(scripts, Path(folder))
         report(f"starting a private node of {scripts} at {redact(node.url)}, files in {folder}")
@@ -247,7 +248,7 @@ def _private(scripts: Path) -> Iterator[RabbitNode]:
             node.stop()
 
 
-def _in_docker() -> Iterator[RabbitNode]:
+def _in_docker(report: Callable[[str], None]) -> Generator[RabbitNode]:
     report(f"starting a container of {DOCKER_IMAGE}")
     begun = time.monotonic()
     node = DockerNode()
@@ -281,7 +282,7 @@ def _can_install() -> bool:
     )
 
 
-def _install() -> None:
+def _install(report: Callable[[str], None]) -> None:
     """Install Debian's package without the system node that it starts."""
     report("installing the distribution's rabbitmq-server")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -296,7 +297,7 @@ def _install() -> None:
 
 
 @contextmanager
-def _no_services() -> Iterator[None]:
+def _no_services() -> Generator[None]:
     """Debian's way to keep packages from starting what they install."""
     policy = Path("/usr/sbin/policy-rc.d")
     if policy.exists():
@@ -327,7 +328,7 @@ def _system_nodes() -> set[int]:
 
 
 class VirtualHosts:
-    """Fresh virtual hosts, made many at a time because a call of rabbitmqctl costs most of a second."""
+    """Fresh virtual hosts, many at a time: a call of rabbitmqctl costs most of a second."""
 
     BATCH = 8
 

@@ -1,37 +1,70 @@
-"""Logging: key-value events by structlog, through the standard library's loggers.
+"""Logging: events with fields, through the standard library's loggers.
 
 A program that embeds leveret hears of warnings only, as of any library. A service calls
-`configure` and logs everything: lines for people on a terminal, JSON lines elsewhere.
+`configure` and logs everything by structlog: lines for people on a terminal, JSON lines elsewhere.
 """
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that takes an event and its fields: `log.info("ready", queue=name)`."""
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, _as_record],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return logger
+class EventLogger:
+    """Logs an event and its fields: `log.info("ready", queue=name)`."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: object) -> None:
+        """News for who looks for a fault."""
+        self._log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """What a service does in good order."""
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Something is wrong, and is being dealt with."""
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Something is wrong that a person should look at."""
+        self._log(logging.ERROR, event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """The same, with the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, event, fields, traceback=True)
+
+    def _log(
+        self, level: int, event: str, fields: dict[str, object], *, traceback: bool = False
+    ) -> None:
+        if self._logger.isEnabledFor(level):
+            text = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
+            extra = {"leveret_event": event, "leveret_fields": fields}
+            self._logger.log(level, text, exc_info=traceback, extra=extra)
+
+
+def get_logger(name: str) -> EventLogger:
+    """The logger of one part of leveret, `leveret.worker` for instance."""
+    return EventLogger(name)
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Send everything that is logged in this process to standard error."""
+    """Send everything that is logged in this process to standard error, by structlog."""
+    import structlog
+
     if sys.stderr.isatty():
-        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer()
+        renderer: Processor = structlog.dev.ConsoleRenderer()
     else:
         renderer = structlog.processors.JSONRenderer(default=str)
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
-                _from_record,
+                _with_fields,
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.add_logger_name,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,23 +76,8 @@ def configure(level: int = logging.INFO) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
 
 
-def _as_record(
-    _logger: Any, _method: str, event: structlog.typing.EventDict
-) -> tuple[tuple[str], dict[str, Any]]:
-    """The arguments of the standard logger: readable as it is, with the fields alongside."""
-    text: str = event.pop("event")
-    error = event.pop("exc_info", None)
-    readable = " ".join([text, *(f"{name}={value}" for name, value in event.items())])
-    return (readable,), {
-        "exc_info": error,
-        "extra": {"leveret_event": text, "leveret_fields": dict(event)},
-    }
-
-
-def _from_record(
-    _logger: Any, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """The fields again, for a formatter that can show them."""
+def _with_fields(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+    """The event and its fields apart again, for a renderer that can show them."""
     record: logging.LogRecord = event["_record"]
     fields: dict[str, Any] = getattr(record, "leveret_fields", {})
     return {**event, "event": getattr(record, "leveret_event", event["event"]), **fields}

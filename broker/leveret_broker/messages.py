@@ -23,7 +23,7 @@ Ended = Literal["succeeded", "failed", "cancelled"]
 class Wire(BaseModel):
     """Frozen, and tolerant of fields that it doesn't know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 # -- values in messages ---------------------------------------------------------------------------

@@ -84,9 +84,11 @@ def is_refusal(error: exceptions.ChannelClosed) -> bool:
 def is_loss(error: BaseException) -> bool:
     """Whether the error says that the connection or the channel is gone.
 
-    A `RuntimeError` is what aiormq raises for work on something closed.
+    aiormq raises `RuntimeError` for work on something closed, and a bare `Exception` for what was
+    under way when its owner closed it.
     """
-    return isinstance(error, exceptions.AMQPError | OSError | RuntimeError | EOFError)
+    known = exceptions.AMQPError | OSError | RuntimeError | EOFError
+    return isinstance(error, known) or type(error) is Exception
 
 
 def refused(what: str, error: exceptions.AMQPError) -> TransportError:

@@ -13,7 +13,13 @@ import aiormq
 from aiormq import exceptions, spec
 
 from leveret_broker.errors import BrokerBlocked, Expired, TransportError, Unroutable
-from leveret_broker.rabbitmq_connection import ConnectionLost, call, is_blocked, open_channel
+from leveret_broker.rabbitmq_connection import (
+    ConnectionLost,
+    call,
+    is_blocked,
+    is_loss,
+    open_channel,
+)
 from leveret_broker.transport import Outgoing
 
 
@@ -114,7 +120,7 @@ def _result(task: "asyncio.Future[None]", message: Outgoing) -> Result:
             return Unroutable(message.queue or "")
         case exceptions.DeliveryError():
             return BrokerBlocked("the broker refused the message: a queue's limit is reached")
-        case exceptions.AMQPError() | OSError() | RuntimeError() | EOFError():
+        case error if is_loss(error):
             return Unconfirmed.LOST
         case error:
             raise error

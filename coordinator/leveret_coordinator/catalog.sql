@@ -14,7 +14,7 @@ SELECT count(*) FROM sqlite_schema;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
-PRAGMA busy_timeout = 5000;
+PRAGMA busy_timeout = 1000;
 
 -- name: begin()!
 BEGIN IMMEDIATE;

@@ -19,15 +19,14 @@ from leveret_coordinator.records import (
     StartedAttempt,
     Waiter,
 )
-from leveret_coordinator.resolution import Known
 
 
 class Ledger:
     """Made for one batch and thrown away with it."""
 
     def __init__(self, facts: Facts) -> None:
+        self.known = facts.known
         self._definitions = {row.id: row for row in facts.known.definitions}
-        self._names = facts.known.names
         self._served = set(facts.served)
         self._runs = {run.id: run for run in facts.runs}
         self._below: dict[str, dict[str, None]] = defaultdict(dict)
@@ -46,10 +45,6 @@ class Ledger:
 
     # -- definitions --
 
-    @property
-    def known(self) -> Known:
-        return Known(definitions=tuple(self._definitions.values()), names=self._names)
-
     def definition(self, database_id: str) -> Definition:
         return self._definitions[database_id]
 
@@ -57,6 +52,7 @@ class Ledger:
         for definition in definitions:
             self._definitions[definition.id] = definition
             self.changed_definitions[definition.id] = definition
+        self.known = replace(self.known, definitions=tuple(self._definitions.values()))
 
     def is_served(self, definition: str) -> bool:
         return definition in self._served

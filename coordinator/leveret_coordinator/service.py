@@ -12,7 +12,8 @@ Rules:
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +45,8 @@ class CoordinatorSettings:
     """A worker whose heartbeat is older counts as dead."""
     largest_batch: int = 500
     """Messages in one transaction."""
+    largest_batch_bytes: int = 8 * 1024 * 1024
+    """Bytes of messages in one transaction, unless a single message is larger."""
     prefetch: int = 1000
     """Messages of a queue that the broker hands out ahead."""
     confirm_after: float = 0.05
@@ -51,6 +54,9 @@ class CoordinatorSettings:
     retry_first: float = 0.1
     retry_longest: float = 5.0
     """Delays before trying again what failed; they double from the first to the longest."""
+    stop_within: float = 5.0
+    """How long a batch under way may take to end when the service stops; then it is left as after
+    a crash, which loses nothing."""
     page: int = 200
     """Runs read at a time when the catalog's outbox is published again."""
 
@@ -118,13 +124,22 @@ class CoordinatorService:
         self._stopping = True
         self._wake.set()
         if self._loop is not None:
-            await asyncio.wait([self._loop])
+            await self._end(self._loop)
         await self._release()
 
     async def wait_ended(self) -> None:
         """Return when the service has stopped. Raises what ended it, if not `stop`."""
         assert self._loop is not None, "the service was not started"
         await asyncio.shield(self._loop)
+
+    async def _end(self, loop: asyncio.Task[None]) -> None:
+        _, late = await asyncio.wait([loop], timeout=self._settings.stop_within)
+        if late:
+            log.warning("the batch under way is given up")
+            loop.cancel()
+            await asyncio.wait([loop])
+        if not loop.cancelled() and (error := loop.exception()):
+            log.error("coordinator had ended before it was stopped", error=repr(error))
 
     async def _declare_all(self) -> None:
         await self._transport.declare(topology.DEAD, topology.REQUESTS, topology.OUTCOMES)
@@ -169,15 +184,26 @@ class CoordinatorService:
         """Do what is due, or wait until something is."""
         if self._retry.is_due:
             self._retry.clear()
-            await self._publish_kept()
+            with self._published_later_on_failure():
+                await self._publish_kept()
         elif self._inbox:
-            most = min(len(self._inbox), self._settings.largest_batch)
-            await self._round([self._inbox.popleft() for _ in range(most)])
+            await self._round(self._take())
         elif self._confirm.is_due:
             await self._write_confirmed()
         else:
             self._wake.clear()
             await self._wake.wait()
+
+    def _take(self) -> list[Delivery]:
+        """What is waiting, as much as fits a batch."""
+        batch: list[Delivery] = []
+        left = self._settings.largest_batch_bytes
+        while self._inbox and len(batch) < self._settings.largest_batch:
+            left -= len(self._inbox[0].body)
+            if left < 0 and batch:
+                break
+            batch.append(self._inbox.popleft())
+        return batch
 
     async def _pause(self, seconds: float) -> None:
         self._pause_over.set(seconds)
@@ -222,6 +248,14 @@ class CoordinatorService:
         facts = await self._open_catalog.load(needs_of(messages), alive_since=alive_since)
         decision = decide(messages, facts, now=now, version=VERSION, issue=new_id)
         await self._write(decision, now)
+        with self._published_later_on_failure():
+            await self._carry_out(decision, alive_since)
+        for each in received:
+            each.delivery.ack()
+        self._count(decision.refused)
+
+    async def _carry_out(self, decision: Decision, alive_since: float) -> None:
+        """Publish what was decided and is committed."""
         await self._declare_work_queues(decision.queues)
         answers = [*decision.answers]
         for question in decision.questions:
@@ -234,9 +268,6 @@ class CoordinatorService:
                 *outbox.pack_answers(answers),
             ]
         )
-        for each in received:
-            each.delivery.ack()
-        self._count(decision.refused)
 
     async def _write(self, decision: Decision, now: float) -> None:
         """Commit the decision, with what was confirmed since the last time."""
@@ -272,6 +303,15 @@ class CoordinatorService:
             self._backoff.reset()
         return not has_failed
 
+    @contextmanager
+    def _published_later_on_failure(self) -> Generator[None, None, None]:
+        """What is committed and fails to be published is published from the catalog later."""
+        try:
+            yield
+        except Exception:
+            self._retry.set(self._backoff.next())
+            raise
+
     async def _write_confirmed(self) -> None:
         if self._confirmed:
             await self._open_catalog.confirm(self._confirmed)
@@ -301,5 +341,9 @@ class CoordinatorService:
         try:
             await self._transport.declare(*map(topology.work_queue, names))
         except QueueMismatch as error:
-            # It exists, only with other properties: invocations reach it all the same.
-            log.warning("work queue differs from what is declared", error=str(error))
+            if len(names) > 1:
+                for name in names:
+                    await self._declare_work_queues([name])
+            else:
+                # It exists, only with other properties: invocations reach it all the same.
+                log.warning("work queue differs from what is declared", error=str(error))

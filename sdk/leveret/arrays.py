@@ -10,6 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from leveret.errors import PayloadError
 from leveret.values import Malformed, Mark, typed
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _dtype(name: str) -> "np.dtype[Any]":
     try:
         import numpy as np
     except ImportError as error:
-        raise Malformed("it holds a numpy array, and numpy isn't installed here") from error
+        raise PayloadError("it holds a numpy array, and numpy isn't installed here") from error
     dtype = np.dtype(name)
     if dtype.itemsize == 0:
         raise Malformed("an array of an unknown type")

@@ -25,6 +25,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgpack
 
+from leveret.errors import PayloadError
+
 DEEPEST = 100
 """Containers inside containers that a value may have; each takes three frames of the stack."""
 
@@ -259,10 +261,10 @@ class Reader:
         return value
 
     def _extension(self, code: int, data: bytes) -> object:
-        if code == Mark.INTEGER:
+        if code == Mark.INTEGER and data:
             return int.from_bytes(data, "little", signed=True)
-        if data:
-            raise Malformed(f"extension {code} with content")
+        if code == Mark.INTEGER or data:
+            raise Malformed(f"extension {code} with {len(data)} bytes")
         self._unclaimed += 1
         return Mark(code)
 
@@ -319,7 +321,7 @@ def _read_zoneinfo(fields: list[Any]) -> ZoneInfo:
     try:
         return ZoneInfo(key)
     except ZoneInfoNotFoundError as error:
-        raise Malformed(
+        raise PayloadError(
             f"this host knows no time zone {key!r}: install the package tzdata"
         ) from error
 

@@ -252,7 +252,8 @@ def _plan(statement: str) -> str:
         for migration in migrations.load():
             connection.executescript(migration.script)
         query = getattr(statements.load(), statement)
-        parameters = dict.fromkeys(query.parameters or (), "[]")
+        names: list[str] = query.parameters or []
+        parameters: dict[str, str] = dict.fromkeys(names, "[]")
         rows = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", parameters)
         return "\n".join(row[3] for row in rows)
 

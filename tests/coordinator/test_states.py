@@ -7,7 +7,7 @@ from leveret_broker.messages import RunState
 from leveret_coordinator import states
 from leveret_coordinator.errors import NoTransition
 
-UNENDED = [state for state in states.STATES if not states.has_ended(state)]
+UNENDED: list[RunState] = [state for state in states.STATES if not states.has_ended(state)]
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -23,7 +23,7 @@ async def client(request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
         async with leveret.local(project=PROJECT, processes=2) as client:
             yield client
         return
-    url: str = request.getfixturevalue("rabbit_url")
+    url: str = request.getfixturevalue("rabbit_vhost_url")
     cluster = Cluster(url, behaviours.DEFINITIONS, project=PROJECT, processes=2)
     async with cluster, leveret.connect(url, project=PROJECT, key=_key()) as client:
         yield client

@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import enum
 import importlib
+import inspect
 import math
 import os
 import pathlib
@@ -27,6 +28,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from leveret import payload, pickles, values
 from leveret.errors import PayloadError
 from leveret.payload import Context
@@ -53,16 +55,14 @@ def plain(value: object) -> Any:
 
 
 def looks(value: Any) -> object:
-    """A text-like form that tells apart whatever differs in value, type or order."""
+    """A form that tells apart whatever differs in value, type or order."""
     kind = type(value).__qualname__
-    if isinstance(value, (list, tuple)):
-        return kind, [looks(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, (set, frozenset)):
-        items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-        return kind, sorted(repr(looks(item)) for item in items)
-    if isinstance(value, dict):
-        pairs: list[Any] = list(value.items())  # pyright: ignore[reportUnknownArgumentType]
-        return kind, [(looks(key), looks(item)) for key, item in pairs]
+    if kind in ("list", "tuple"):
+        return kind, [looks(item) for item in value]
+    if kind in ("set", "frozenset"):
+        return kind, sorted(repr(looks(item)) for item in value)
+    if kind == "dict":
+        return kind, [(looks(key), looks(item)) for key, item in value.items()]
     return kind, repr(value)
 
 
@@ -114,7 +114,7 @@ anything = st.recursive(
 # -- round trips ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(anything)
 def test_values_come_back_equal_and_of_equal_type_without_a_key(value: object) -> None:
     assert looks(plain(value)) == looks(value)
@@ -156,7 +156,7 @@ numeric = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(hnp.arrays(numeric, hnp.array_shapes(min_dims=0, min_side=0)), st.sampled_from("CFS"))
 def test_arrays_keep_type_shape_and_order_and_are_writable(
     array: "np.ndarray[Any, Any]", order: str
@@ -232,7 +232,7 @@ class Settings(pydantic.BaseModel):
 @pytest.mark.parametrize(
     "value",
     [
-        collections.OrderedDict(b=1, a=2),
+        collections.OrderedDict[str, int](b=1, a=2),
         Colour.RED,
         Point(1, 2),
         Shout("hey"),
@@ -254,7 +254,12 @@ def test_functions_and_local_classes_travel() -> None:
     class Local:
         pass
 
-    assert there_and_back(lambda x: x + 1)(2) == 3  # pyright: ignore[reportUnknownLambdaType]
+    step = 1
+
+    def add(number: int) -> int:
+        return number + step
+
+    assert there_and_back(add)(2) == 3
     assert type(there_and_back(Local())).__qualname__ == Local.__qualname__
 
 
@@ -326,6 +331,11 @@ def some_generator() -> Generator[int, None, None]:
     yield 1
 
 
+@dataclasses.dataclass
+class Holder:
+    held: object
+
+
 class NotAwaited:
     __leveret_call__ = True
 
@@ -336,9 +346,9 @@ class NotAwaited:
         (threading.Lock, r"a lock can't be pickled.*at \['deep'\]\[1\]"),
         (some_generator, r"a generator can't be pickled.*at \['deep'\]\[1\]"),
         (NotAwaited, "a NotAwaited can't be pickled.*await it first"),
-        (lambda: Model(NotAwaited()), "a Model can't be pickled.*await it first"),  # type: ignore[arg-type]  # pyright: ignore
+        (lambda: Holder(NotAwaited()), "a Holder can't be pickled.*await it first"),
         (lambda: memoryview(b"x"), "a memoryview.*would arrive as bytes"),
-        (lambda: Model(threading.Lock()), "a Model can't be pickled.*lock"),  # type: ignore[arg-type]  # pyright: ignore
+        (lambda: Holder(threading.Lock()), "a Holder can't be pickled.*lock"),
     ],
 )
 def test_what_cannot_travel_is_named_with_its_type_and_place(
@@ -374,12 +384,18 @@ def nested(depth: int, wrap: Callable[[object], object] = lambda inner: [inner])
     return value
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda v: [v], lambda v: (v,), lambda v: {"a": v}, lambda v: {(v,): 1}]
-)
+WRAPS: list[Callable[[object], object]] = [
+    lambda v: [v],
+    lambda v: (v,),
+    lambda v: {"a": v},
+    lambda v: {(1,): v},
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_nesting_has_a_limit_that_is_an_error_in_words(wrap: Callable[[object], object]) -> None:
     with pytest.raises(PayloadError, match="nested more than 100 deep"):
-        payload.encode(nested(5000 if wrap(1) == [1] else 150, wrap))
+        payload.encode(nested(5000, wrap))
 
 
 def test_nesting_up_to_the_limit_travels() -> None:
@@ -400,7 +416,7 @@ def test_a_stack_that_is_nearly_full_is_an_error_in_words() -> None:
         else:
             payload.encode(nested(90))
 
-    frames = sys.getrecursionlimit() - len(__import__("inspect").stack()) - 60
+    frames = sys.getrecursionlimit() - len(inspect.stack()) - 60
     with pytest.raises(PayloadError, match="nested too deep for what the stack has left"):
         deeper(frames)
 
@@ -518,8 +534,27 @@ def test_only_a_verified_payload_is_trusted() -> None:
 
 # -- hostile bytes --------------------------------------------------------------------------------
 
+
+def damaged(value: object, position: int, byte: int) -> bytes:
+    data = bytearray(sealed(value, None))
+    data[position % len(data)] = byte
+    return bytes(data)
+
+
+def after_mark(mark: msgpack.ExtType, rest: list[Any]) -> list[Any]:
+    return [mark, *rest]
+
+
+def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return (
+        st.lists(inner, max_size=6)
+        | st.builds(after_mark, marks, st.lists(inner, max_size=8))
+        | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    )
+
+
 marks = st.integers(0, 30).map(lambda code: msgpack.ExtType(code, b""))
-hostile_tree = st.recursive(
+hostile_tree: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats()
@@ -528,11 +563,7 @@ hostile_tree = st.recursive(
     | st.sampled_from(["<f8", "|V0", "<U0", "|O", "C", "1e999999999", "../x", "Path"])
     | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=9))
     | marks,
-    lambda inner: (
-        st.lists(inner, max_size=6)
-        | st.builds(lambda mark, rest: [mark, *rest], marks, st.lists(inner, max_size=8))
-        | st.dictionaries(st.text(max_size=2), inner, max_size=2)
-    ),
+    wider,
     max_leaves=12,
 )
 hostile = (
@@ -540,20 +571,11 @@ hostile = (
     | st.binary(max_size=64).map(lambda rest: b"LV" + rest)
     | st.binary(max_size=64).map(lambda rest: b"LV\x01\x00" + rest)
     | hostile_tree.map(lambda tree: b"LV\x01\x00" + msgpack.packb(tree))
-    | st.builds(
-        lambda value, at, byte: (
-            data := bytearray(sealed(value, None)),
-            data.__setitem__(at % len(data), byte),
-            bytes(data),
-        )[2],
-        anything,
-        st.integers(0),
-        st.integers(0, 255),
-    )
+    | st.builds(damaged, anything, st.integers(0), st.integers(0, 255))
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None, derandomize=True)
 @given(hostile)
 def test_hostile_bytes_raise_payload_errors_only(data: bytes) -> None:
     for key in (KEY, None):
@@ -564,14 +586,15 @@ def test_hostile_bytes_raise_payload_errors_only(data: bytes) -> None:
         assert "Mark" not in repr(looks(value))
 
 
-def crafted(*fields: object) -> bytes:
-    return b"LV\x01\x00" + values.pack(values.marked(*fields))  # type: ignore[arg-type]  # pyright: ignore
+def crafted(mark: values.Mark, *fields: object) -> bytes:
+    return b"LV\x01\x00" + values.pack(values.marked(mark, *fields))
 
 
 @pytest.mark.parametrize(
     "data",
     [
         crafted(values.Mark.NUMPY_ARRAY, "<f8", [2**40], "C", b"\0" * 8),
+        crafted(values.Mark.NUMPY_ARRAY, "<f8", [1], "C", b"\0" * 9),
         crafted(values.Mark.NUMPY_ARRAY, "<f8", [-1, -1], "C", b"\0" * 8),
         crafted(values.Mark.NUMPY_ARRAY, "<U0", [2**40], "C", b""),
         crafted(values.Mark.NUMPY_ARRAY, "|O", [1], "C", b"\0" * 8),
@@ -589,7 +612,7 @@ def crafted(*fields: object) -> bytes:
         b"LV\x01\x00" + b"\xc7\x00\x02",  # a mark alone
         b"LV\x01\x00" + b"\x92\x01\xc7\x00\x02",  # a mark that is not the first
     ],
-)  # fmt: skip
+)
 def test_crafted_bytes_are_damaged_not_dangerous(data: bytes) -> None:
     with pytest.raises(PayloadError, match="can't be read: damaged"):
         unsealed(data, key=None)
@@ -679,9 +702,6 @@ assert type(rates) is kind and rates.first == 0.5
 
 
 def run_job(folder: pathlib.Path, *arguments: str, seed: str = "0") -> str:
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path('job.py', run_name='__main__')"
-    )
     done = subprocess.run(
         [sys.executable, "job.py", *arguments],
         cwd=folder,
@@ -690,7 +710,7 @@ def run_job(folder: pathlib.Path, *arguments: str, seed: str = "0") -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, (done.stderr, code)
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
@@ -725,6 +745,6 @@ def test_a_bad_key_is_refused_and_never_shown(text: str) -> None:
 def test_importing_payload_and_plain_values_imports_nothing_heavy() -> None:
     code = (
         "import sys; from leveret import payload; payload.encode([1, {'a': (2,)}]); "
-        "print(sorted({'cloudpickle', 'numpy', 'leveret.pickles', 'leveret.arrays'} & set(sys.modules)))"
+        "print({'cloudpickle', 'numpy', 'leveret.pickles', 'leveret.arrays'} & set(sys.modules))"
     )
-    assert python(code).strip() == "[]"
+    assert python(code).strip() == "set()"

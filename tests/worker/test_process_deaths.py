@@ -1,6 +1,7 @@
 """What a pool of child processes does when a child dies, or does not come up."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -12,7 +13,28 @@ from leveret_worker.errors import ChildDied, ChildNotStarted
 from leveret_worker.functions import FunctionRef
 from leveret_worker.processes import Job
 from tests.worker.apps import jobs
-from tests.worker.pooling import RUN, a_job, a_pool, opened, result_of, text_in, wait_until
+from tests.worker.pooling import (
+    RUN,
+    a_job,
+    a_pool,
+    is_alive,
+    opened,
+    result_of,
+    text_in,
+    wait_until,
+)
+
+
+def children() -> set[int]:
+    """The processes that this one has started."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            pid, _, rest = stat.read_text().partition(" ")
+            if int(rest.rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(pid))
+    return found
+
 
 # -- during a job ---------------------------------------------------------------------------------
 
@@ -74,6 +96,18 @@ async def test_all_who_wait_get_their_turn_though_every_child_dies() -> None:
     assert [isinstance(ending, ChildDied) for ending in endings] == [True] * 5 + [False] * 5
 
 
+async def test_an_answer_counts_though_the_child_died_right_after_it(tmp_path: Path) -> None:
+    async with a_pool() as pool:
+        await result_of(pool, jobs.nothing)
+        file = tmp_path / "pid"
+        running = asyncio.create_task(pool.run(a_job(jobs.answer_and_die, str(file))))
+        await asyncio.sleep(0)
+        # On purpose on the loop's own thread: it sees the answer and the exit together.
+        pid = int(text_in(file))
+        wait_until(lambda: not is_alive(pid))
+        assert opened(await running) == "the answer"
+
+
 # -- between jobs ---------------------------------------------------------------------------------
 
 
@@ -97,6 +131,17 @@ async def test_a_child_that_dies_with_an_unread_job_hands_it_on(tmp_path: Path) 
 
 
 # -- at the start ---------------------------------------------------------------------------------
+
+
+async def test_ctrl_c_while_a_child_starts_does_not_end_it() -> None:
+    async with a_pool() as pool:
+        before = children()
+        running = asyncio.create_task(pool.run(a_job(jobs.add, 1, 2)))
+        await asyncio.sleep(0)  # the process has begun, and is not yet Python
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+        assert opened(await running) == 3
 
 
 async def test_a_child_that_fails_to_start_says_what_it_printed(

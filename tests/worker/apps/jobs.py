@@ -151,6 +151,13 @@ def fork_and_exit(grandchild: str) -> None:
     os._exit(4)
 
 
+def answer_and_die(file: str) -> str:
+    """Return, and be gone a moment later."""
+    threading.Timer(0.2, os._exit, (6,)).start()
+    Path(file).write_text(str(os.getpid()))
+    return "the answer"
+
+
 def send_half_an_answer() -> None:
     """Write the beginning of a frame where the child writes its answers, and die."""
     for descriptor in range(3, 64):

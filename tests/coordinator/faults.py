@@ -1,0 +1,142 @@
+"""A transport that fails where a test says, around one that works."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from leveret_broker.errors import TransportError
+from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus, Transport
+
+
+class Crash(BaseException):
+    """The process is gone at this point: nobody may catch it."""
+
+
+class CrashingTransport:
+    """Lets a number of operations pass, and dies in the next one, before or after it is done."""
+
+    def __init__(
+        self, inner: Transport, *, after: int, is_done: bool = False, is_durable: bool = True
+    ) -> None:
+        self._inner = inner
+        self._left = after
+        self._is_done = is_done
+        self._is_durable = is_durable
+        self.has_crashed = False
+
+    @property
+    def is_durable(self) -> bool:
+        return self._is_durable
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def declare(self, *queues: Queue) -> None:
+        dies = self._count()
+        await self._inner.declare(*queues)
+        self._die_if(dies)
+
+    async def delete(self, queue: str) -> None:
+        await self._inner.delete(queue)
+
+    async def publish(self, message: Outgoing) -> None:
+        dies = self._count()
+        await self._inner.publish(message)
+        self._die_if(dies)
+
+    async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
+        dies = self._count()
+        errors = await self._inner.publish_all(messages)
+        self._die_if(dies)
+        return errors
+
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
+    ) -> Consumer:
+        dies = self._count()
+        consumer = await self._inner.consume(
+            queue,
+            lambda delivery: on_delivery(CrashingDelivery(delivery, self.settle)),
+            prefetch=prefetch,
+        )
+        self._die_if(dies)
+        return consumer
+
+    def settle(self, verb: Callable[[], None]) -> None:
+        """Settling is an operation as well: the broker hears of it, or it doesn't."""
+        dies = self._count()
+        verb()
+        self._die_if(dies)
+
+    async def inspect(self, queue: str) -> QueueStatus | None:
+        return await self._inner.inspect(queue)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self._inner.on_reconnect(callback)
+
+    def _count(self) -> bool:
+        """Whether this operation is the last; dies at once if it is not to be done."""
+        if self.has_crashed:
+            raise Crash
+        self._left -= 1
+        self._die_if(self._left < 0 and not self._is_done)
+        return self._left < 0
+
+    def _die_if(self, dies: bool) -> None:
+        if dies:
+            self.has_crashed = True
+            raise Crash
+
+
+class CrashingDelivery:
+    """A delivery whose settling is an operation of the transport that brought it."""
+
+    def __init__(self, inner: Delivery, settle: Callable[[Callable[[], None]], None]) -> None:
+        self._inner = inner
+        self._settle = settle
+
+    @property
+    def body(self) -> bytes:
+        return self._inner.body
+
+    @property
+    def queue(self) -> str:
+        return self._inner.queue
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self._inner.correlation_id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._inner.headers
+
+    @property
+    def redelivered(self) -> bool:
+        return self._inner.redelivered
+
+    def ack(self) -> None:
+        self._settle(self._inner.ack)
+
+    def nack(self) -> None:
+        self._inner.nack()
+
+    def reject(self) -> None:
+        self._settle(self._inner.reject)
+
+
+class RefusingTransport(CrashingTransport):
+    """Its publications fail with errors given beforehand, one for each call."""
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner, after=1_000_000)
+        self.errors: list[Exception] = []
+
+    async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
+        if not self.errors:
+            return await super().publish_all(messages)
+        error = self.errors.pop(0)
+        if isinstance(error, TransportError):
+            return [error] * len(messages)
+        raise error

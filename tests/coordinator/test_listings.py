@@ -1,0 +1,203 @@
+import pytest
+
+from leveret_broker.messages import (
+    ListDefinitions,
+    ListRuns,
+    ListWorkers,
+    Refused,
+    Reply,
+    Rows,
+    RunState,
+    ShowRun,
+    Tree,
+)
+from leveret_coordinator import listings
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.decide import Question
+from leveret_coordinator.records import Confirmed
+from tests.coordinator import build
+
+R1, R2, R3, R4, R5 = RUNS = [build.run_id(number) for number in range(1, 6)]
+
+
+@pytest.fixture
+async def filled(catalog: Catalog) -> Catalog:
+    """Five runs, one second after the other; R3 and R4 below R2."""
+    await build.apply(
+        catalog,
+        build.register(build.spec("flow", fingerprint="a"), project="p"),
+        build.register(build.spec("flow", fingerprint="b"), project="p"),
+        build.register(build.spec("fit", kind="task", version="0.10"), project="p"),
+        build.register(build.spec("fit", kind="task", version="0.9"), project="p"),
+        build.register(build.spec("mix"), project="q"),
+    )
+    asked = [
+        build.submission(R1, "p:flow:1"),
+        build.submission(R2, "p:flow:2"),
+        build.submission(R3, "fit:0.9", parent=R2),
+        build.submission(R4, "fit", parent=R2).model_copy(update={"ordinal": 1}),
+        build.submission(R5, "q:mix:1"),
+    ]
+    for second, submission in enumerate(asked):
+        await build.apply(catalog, build.submit(submission), now=build.NOW + second)
+    await catalog.confirm(Confirmed(published=tuple(RUNS)))
+    [fit] = [row for row in await catalog.definitions(names=["fit"]) if row.version == "0.9"]
+    await build.apply(catalog, build.heartbeat(fit.id), now=build.NOW)
+    await build.apply(catalog, build.started(R2))
+    await build.apply(catalog, build.outcomes(build.outcome(R3)))
+    await build.apply(catalog, build.outcomes(build.outcome(R4, "failed"), worker="unknown"))
+    return catalog
+
+
+async def _ask(catalog: Catalog, question: Question, *, later: float = 0.0) -> Reply:
+    return await listings.answer(question, catalog, alive_since=build.NOW + later - 20)
+
+
+async def _runs(
+    catalog: Catalog,
+    project: str | None = None,
+    *,
+    state: RunState | None = None,
+    definition: str | None = None,
+    since: float | None = None,
+    limit: int = 50,
+    roots_only: bool = False,
+) -> list[str]:
+    question = ListRuns(
+        session="s",
+        request="r",
+        project=project,
+        state=state,
+        definition=definition,
+        since=since,
+        limit=limit,
+        roots_only=roots_only,
+    )
+    rows = await _ask(catalog, question)
+    assert isinstance(rows, Rows), rows
+    return [row.id for row in rows.runs]
+
+
+async def test_runs_are_listed_newest_first(filled: Catalog) -> None:
+    assert await _runs(filled) == [R5, R4, R3, R2, R1]
+    assert await _runs(filled, limit=2) == [R5, R4]
+
+
+async def test_every_filter_narrows_and_filters_combine(filled: Catalog) -> None:
+    assert await _runs(filled, "p") == [R4, R3, R2, R1]
+    assert await _runs(filled, "p", limit=1) == [R4]
+    assert await _runs(filled, "nothing") == []
+    assert await _runs(filled, since=build.NOW + 3) == [R5, R4]
+    assert await _runs(filled, "p", since=build.NOW + 3) == [R4]
+    assert await _runs(filled, roots_only=True) == [R5, R2, R1]
+    assert await _runs(filled, "p", roots_only=True, since=build.NOW + 1) == [R2]
+    assert await _runs(filled, state="queued") == [R5, R1]
+    assert await _runs(filled, "p", state="queued") == [R1]
+    assert await _runs(filled, state="running", roots_only=True) == [R2]
+    assert await _runs(filled, state="failed", roots_only=True) == []
+
+
+async def test_a_bare_name_lists_all_versions_and_an_identifier_one(filled: Catalog) -> None:
+    assert await _runs(filled, definition="flow") == [R2, R1]
+    assert await _runs(filled, definition="fit", limit=1) == [R4]
+    assert await _runs(filled, "p", definition="flow:1") == [R1]
+    assert await _runs(filled, definition="p:fit:0.9") == [R3]
+    assert await _runs(filled, definition="p:fit:0.9", state="failed") == []
+    assert await _runs(filled, definition="fit", state="failed") == [R4]
+    [mix] = await filled.definitions(names=["mix"])
+    assert await _runs(filled, "p", definition=mix.id) == []
+    assert await _runs(filled, definition=mix.id) == [R5]
+
+
+async def test_an_unknown_definition_is_refused_with_similar_names(filled: Catalog) -> None:
+    question = ListRuns(session="s", request="r", project="p", definition="flew")
+    refused = await _ask(filled, question)
+    assert isinstance(refused, Refused)
+    assert refused.code == "unidentified"
+    assert "Did you mean flow?" in refused.message
+
+
+async def test_a_tree_has_parents_before_children_and_all_that_is_known(filled: Catalog) -> None:
+    tree = await _ask(filled, ShowRun(session="s", request="r", run=R2))
+    assert isinstance(tree, Tree)
+    root, done, failed = tree.runs
+    assert (root.id, root.state, root.kind, root.worker, root.host) == (
+        R2,
+        "running",
+        "workflow",
+        "w",
+        "host",
+    )
+    assert (root.definition, root.asked_for, root.started_at) == (
+        "p:flow:2",
+        "p:flow:2",
+        build.NOW + 0.5,
+    )
+    assert (done.id, done.parent, done.root, done.state) == (R3, R2, R2, "succeeded")
+    assert (done.created_at, done.finished_at) == (build.NOW + 2, build.NOW + 1)
+    assert (failed.definition, failed.ordinal, failed.worker) == ("p:fit:0.10", 1, "unknown")
+    assert failed.host is None
+    assert failed.failure is not None
+    assert failed.failure.traceback == "tb"
+
+
+async def test_a_tree_begins_at_the_run_that_is_asked_for(filled: Catalog) -> None:
+    tree = await _ask(filled, ShowRun(session="s", request="r", run=R3))
+    assert isinstance(tree, Tree)
+    assert [row.id for row in tree.runs] == [R3]
+
+
+async def test_definitions_are_listed_in_order_with_their_live_workers(filled: Catalog) -> None:
+    question = ListDefinitions(session="s", request="r", project=None)
+    rows = await _ask(filled, question)
+    assert isinstance(rows, Rows)
+    assert [(row.definition.queue, row.workers) for row in rows.definitions] == [
+        ("p:fit:0.9", 1),
+        ("p:fit:0.10", 0),
+        ("p:flow:1", 0),
+        ("p:flow:2", 0),
+        ("q:mix:1", 0),
+    ]
+    of_q = await _ask(filled, ListDefinitions(session="s", request="r", project="q"))
+    assert isinstance(of_q, Rows)
+    assert [row.definition.queue for row in of_q.definitions] == ["q:mix:1"]
+
+
+async def test_a_worker_that_fell_silent_is_not_listed_and_serves_nothing(filled: Catalog) -> None:
+    question = ListWorkers(session="s", request="r", project=None)
+    alive = await _ask(filled, question, later=20)
+    assert isinstance(alive, Rows)
+    assert [(row.id, row.host, row.definitions) for row in alive.workers] == [
+        ("w", "host", ("p:fit:0.9",))
+    ]
+    silent = await _ask(filled, question, later=21)
+    assert isinstance(silent, Rows)
+    assert silent.workers == ()
+    definitions = await _ask(
+        filled, ListDefinitions(session="s", request="r", project="p"), later=21
+    )
+    assert isinstance(definitions, Rows)
+    assert {row.workers for row in definitions.definitions} == {0}
+
+
+async def test_workers_of_other_projects_are_not_listed(filled: Catalog) -> None:
+    rows = await _ask(filled, ListWorkers(session="s", request="r", project="q"))
+    assert isinstance(rows, Rows)
+    assert rows.workers == ()
+
+
+async def test_a_heartbeat_replaces_what_the_worker_serves(filled: Catalog) -> None:
+    await build.apply(filled, build.heartbeat("task_unknown"), now=build.NOW)
+    rows = await _ask(filled, ListWorkers(session="s", request="r", project="p"))
+    assert isinstance(rows, Rows)
+    assert [row.definitions for row in rows.workers] == [()]
+
+
+async def test_workers_silent_for_a_day_are_deleted(filled: Catalog) -> None:
+    late = build.NOW + 24 * 3600 + 1
+    await build.apply(filled, build.heartbeat(worker="new"), now=late)
+    rows = await listings.answer(
+        ListWorkers(session="s", request="r", project=None), filled, alive_since=0
+    )
+    assert isinstance(rows, Rows)
+    assert [row.id for row in rows.workers] == ["new"]
