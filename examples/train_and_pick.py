@@ -149,7 +149,7 @@ def accuracy(model: Model, digits: Digits) -> float:
     for weights, bias in hidden:
         signal = np.maximum(signal @ weights + bias, 0)
     answers = (signal @ last[0] + last[1]).argmax(axis=1)
-    return float(np.mean(answers == digits["labels"]))
+    return float((answers == digits["labels"]).mean())
 
 
 def _parted(digits: Digits, share: float) -> tuple[Digits, Digits]:

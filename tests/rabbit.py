@@ -69,7 +69,7 @@ class RabbitNode(ABC):
         self.ctl("start_app")
 
     def close_all_connections(self) -> None:
-        self.ctl("close_all_connections", "closed by a test")
+        self.ctl("close_all_connections", "--global", "closed by a test")
 
     def url_of(self, vhost: str) -> str:
         return urlsplit(self.url)._replace(path="/" + quote(vhost, safe="")).geturl()

@@ -122,7 +122,7 @@ class RabbitTransport:
                     except TransportUnreachable as error:
                         problem = error
                     attempt += 1
-                    await asyncio.sleep(self._pause(attempt))
+                    await asyncio.sleep(self.pause(attempt))
         except TimeoutError:
             raise problem from None
         self._usable.set()
@@ -234,7 +234,7 @@ class RabbitTransport:
 
     async def _after_loss(self, session: Session, attempt: int) -> None:
         if session.is_alive:  # only a channel was lost: the next use opens another
-            await asyncio.sleep(self._pause(attempt))
+            await asyncio.sleep(self.pause(attempt))
         else:
             self._on_loss(session)
 
@@ -248,7 +248,7 @@ class RabbitTransport:
     def _remaining(self, deadline: float) -> float:
         return max(0.0, deadline - asyncio.get_running_loop().time())
 
-    def _pause(self, attempt: int) -> float:
+    def pause(self, attempt: int) -> float:
         """Seconds before the next attempt: exponential, the upper half of it left to chance."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
         return longest * (0.5 + 0.5 * self._jitter())
@@ -267,7 +267,7 @@ class RabbitTransport:
                 attempt, pause = 0, None
             else:
                 attempt += 1
-                pause = self._pause(attempt)
+                pause = self.pause(attempt)
 
     async def _repair(self, url: urls.BrokerUrl) -> bool:
         """Put right what is lost, as far as it can be. Returns whether all is."""

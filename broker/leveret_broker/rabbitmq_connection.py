@@ -127,8 +127,9 @@ async def open_channel(
 
 
 def _unreachable(url: BrokerUrl, error: BaseException | None) -> TransportUnreachable:
-    origin = error.__cause__ if isinstance(error, exceptions.AMQPConnectionError) else None
-    match origin or error:
+    # aiormq wraps what the operating system said; for its own refusals the cause is a cancellation.
+    cause = error.__cause__ if error is not None else None
+    match cause if isinstance(cause, OSError) else error:
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
             return Hopeless(f"{url} refused the login of user {url.user!r}")
         case exceptions.InvalidFrameError():
@@ -175,6 +176,11 @@ async def say_goodbye(*closing: Closable) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def until_closed(closing: Closable) -> asyncio.Future[Any]:
+    """A future that is done once the connection or channel is closed, by whomever."""
+    return closing.closing
+
+
 def on_close(closing: Closable, callback: Callable[[], None]) -> None:
     """Call back once it is closed, by whomever."""
-    closing.closing.add_done_callback(lambda _: callback())
+    until_closed(closing).add_done_callback(lambda _: callback())

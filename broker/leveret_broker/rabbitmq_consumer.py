@@ -108,6 +108,7 @@ class Subscription:
         self._unsettled: dict[int, None] = {}  # both of these, ascending: the broker's view
         self._writing: asyncio.Task[None] | None = None
         self._leaving = False
+        self._closing = False
         self._started = False
         self._ended = False
         channel.on_consumer_cancel_callbacks.add(lambda _: self._end())
@@ -139,7 +140,7 @@ class Subscription:
 
     def settle(self, tag: int, verb: Verb) -> None:
         """Settle once; later ones, and those after the channel's end, do nothing."""
-        if tag not in self._handed_out or self._channel.is_closed:
+        if tag not in self._handed_out or self._closing or self._channel.is_closed:
             return
         self._handed_out.remove(tag)
         self._decided[tag] = verb
@@ -165,6 +166,7 @@ class Subscription:
         self._leaving = True
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=CLOSE_TIMEOUT)
+        self._closing = True  # a frame after the channel's close would break the connection
         self._end()
         await say_goodbye(self._channel)
         self._die()

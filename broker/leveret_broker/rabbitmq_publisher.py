@@ -19,6 +19,7 @@ from leveret_broker.rabbitmq_connection import (
     is_blocked,
     is_loss,
     open_channel,
+    until_closed,
 )
 from leveret_broker.transport import Outgoing
 
@@ -52,7 +53,7 @@ class Publisher:
         deadline = loop.time() + timeout
         try:
             async with asyncio.timeout_at(deadline):
-                await self._connection.ready()
+                await self._until_ready()
                 channel = await self._channel(messages)
         except TimeoutError:
             error = await self._too_late(timeout)
@@ -60,16 +61,47 @@ class Publisher:
         except ConnectionLost:
             return [Unconfirmed.LOST for _ in messages]
         tasks = [asyncio.ensure_future(self._send(channel, message)) for message in messages]
+        late: set[asyncio.Future[None]] = set()
         try:
-            _, late = await asyncio.wait(tasks, timeout=deadline - loop.time())
+            await self._all_or_closed(tasks, channel, deadline - loop.time())
         finally:
             for task in tasks:
-                task.cancel()
-        too_late = await self._too_late(timeout) if late else None
+                if task.cancel():
+                    late.add(task)
+        unfinished = Unconfirmed.LOST if channel.is_closed else await self._too_late(timeout)
         return [
-            too_late if task in late else _result(task, message)
+            unfinished if task in late else _result(task, message)
             for task, message in zip(tasks, messages, strict=True)
         ]
+
+    async def _all_or_closed(
+        self, tasks: Sequence[asyncio.Future[None]], channel: aiormq.Channel, timeout: float
+    ) -> None:
+        """Wait for the tasks, and no longer than the channel lives.
+
+        A task that waits for room to write hears nothing of a broken connection.
+        """
+        everything = asyncio.gather(*tasks, return_exceptions=True)
+        closed = until_closed(channel)
+        try:
+            await asyncio.wait(
+                [everything, closed], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            closed.cancel()
+
+    async def _until_ready(self) -> None:
+        """Wait while the broker blocks the connection. Raises `ConnectionLost`."""
+        if await is_blocked(self._connection):
+            ready = asyncio.ensure_future(self._connection.ready())
+            closed = until_closed(self._connection)
+            try:
+                await asyncio.wait([ready, closed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ready.cancel()
+                closed.cancel()
+        if self._connection.is_closed:
+            raise ConnectionLost("closed")
 
     async def _send(self, channel: aiormq.Channel, message: Outgoing) -> None:
         # Nobody has to listen to a fan-out exchange, but a queue that is named must be there.

@@ -12,7 +12,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 async def run_until_signalled(service: Service) -> None:
     """Start a service, wait for SIGTERM or SIGINT, and stop it. A second signal ends at once.
 
-    A signal during the start is heeded as well.
+    A signal during the start cancels that. Raises what the start raises.
     """
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
@@ -24,15 +24,15 @@ async def run_until_signalled(service: Service) -> None:
 
     for number in STOPPING:
         loop.add_signal_handler(number, tell, number)
+    starting = asyncio.ensure_future(service.start())
+    telling = asyncio.ensure_future(told.wait())
     try:
-        starting = asyncio.ensure_future(service.start())
-        stopping = asyncio.ensure_future(told.wait())
-        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-        await asyncio.gather(starting, return_exceptions=told.is_set())
-        await stopping
+        await asyncio.wait([starting, telling], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await telling
+            await service.stop()
     finally:
-        await service.stop()
-        for number in STOPPING:
-            loop.remove_signal_handler(number)
+        for task in (starting, telling):
+            task.cancel()
+        await asyncio.gather(starting, telling, return_exceptions=True)

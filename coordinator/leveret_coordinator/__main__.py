@@ -26,7 +26,11 @@ class _Coordinator:
 
     async def start(self) -> None:
         await self._transport.open()
-        await self._service.start()
+        try:
+            await self._service.start()
+        except BaseException:
+            await self._transport.close()
+            raise
 
     async def stop(self) -> None:
         await self._service.stop()

@@ -11,7 +11,7 @@ from typing import Any
 from leveret_broker.messages import Failure, Finished
 from leveret_broker.topology import work_queue_name
 from leveret_coordinator.database import Database, mapped_errors
-from leveret_coordinator.decide import Decision
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.errors import CatalogConflict
 from leveret_coordinator.facts import Facts, Needs
 from leveret_coordinator.records import (

@@ -9,7 +9,6 @@ Rules:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from leveret_broker.identifiers import Kind, is_database_id
 from leveret_broker.messages import (
@@ -20,7 +19,6 @@ from leveret_broker.messages import (
     Goodbye,
     Heartbeat,
     Hello,
-    Invocation,
     ListDefinitions,
     ListRuns,
     ListWorkers,
@@ -41,77 +39,17 @@ from leveret_broker.messages import (
     Welcome,
 )
 from leveret_coordinator import registration, resolution, states
+from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import Invalid, RequestRefused, UnknownRun
 from leveret_coordinator.facts import Facts, Message
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import (
-    Definition,
     FinishedAttempt,
     NewRun,
     PendingRun,
     Run,
     StartedAttempt,
-    Waiter,
 )
-
-Question = ListDefinitions | ListRuns | ShowRun | ListWorkers
-"""Requests that are answered from the catalog, once the batch is written."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A reply and the session that it goes to."""
-
-    session: str
-    reply: Reply
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LateOutcome:
-    """News of an attempt that was refused, and why."""
-
-    run: str
-    attempt: int
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What to write, then what to publish."""
-
-    definitions: tuple[Definition, ...] = ()
-    runs: tuple[NewRun, ...] = ()
-    waiters: tuple[Waiter, ...] = ()
-    started: tuple[StartedAttempt, ...] = ()
-    finished: tuple[FinishedAttempt, ...] = ()
-    heartbeats: tuple[Heartbeat, ...] = ()
-    """The latest of each worker."""
-    goodbyes: tuple[str, ...] = ()
-
-    queues: tuple[str, ...] = ()
-    """Work queues to declare."""
-    invocations: tuple[PendingRun, ...] = ()
-    answers: tuple[Answer, ...] = ()
-    cancelled: tuple[str, ...] = ()
-    """Runs that every worker is told to stop."""
-    questions: tuple[Question, ...] = ()
-    refused: tuple[LateOutcome, ...] = ()
-
-    @property
-    def writes(self) -> bool:
-        """Whether there is anything to commit."""
-        return any(
-            (
-                self.definitions,
-                self.runs,
-                self.waiters,
-                self.started,
-                self.finished,
-                self.heartbeats,
-                self.goodbyes,
-            )
-        )
 
 
 def decide(
@@ -130,17 +68,6 @@ def decide(
     for message in messages:
         deciding.take(message)
     return deciding.decision()
-
-
-def invocation(pending: PendingRun) -> Invocation:
-    """What a worker is handed for a run."""
-    return Invocation(
-        run=pending.run.id,
-        attempt=pending.run.attempt,
-        root=pending.run.root,
-        parent=pending.run.parent,
-        arguments=pending.arguments,
-    )
 
 
 class _Deciding:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leveret_broker import codec, logs, topology
-from leveret_broker.errors import MalformedMessage, TransportError
+from leveret_broker.errors import MalformedMessage
 from leveret_broker.messages import (
     Attach,
     Cancel,
@@ -56,7 +56,7 @@ def read(delivery: Delivery) -> Message:
 
 
 async def set_aside(delivery: Delivery, reason: str, transport: Transport) -> None:
-    """Move the message to where people look for what nobody could deal with."""
+    """Move the message to where people look for what nobody could deal with. Never raises."""
     log.error("message set aside", queue=delivery.queue, reason=reason)
     message = Outgoing(
         body=delivery.body,
@@ -70,7 +70,7 @@ async def set_aside(delivery: Delivery, reason: str, transport: Transport) -> No
     )
     try:
         await transport.publish(message)
-    except TransportError as error:
+    except Exception as error:  # of this message nothing may stop the service
         log.warning("set aside without its reason", queue=delivery.queue, error=str(error))
         delivery.reject()
     else:

@@ -21,7 +21,7 @@ from leveret_broker.messages import (
 from leveret_broker.topology import work_queue_name
 from leveret_coordinator import resolution
 from leveret_coordinator.catalog import Catalog, failure_of
-from leveret_coordinator.decide import Question
+from leveret_coordinator.decision import Question
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
 

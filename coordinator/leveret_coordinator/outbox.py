@@ -22,7 +22,7 @@ from leveret_broker.messages import (
     Unserved,
 )
 from leveret_broker.transport import Outgoing, Transport
-from leveret_coordinator.decide import Answer, invocation
+from leveret_coordinator.decision import Answer
 from leveret_coordinator.records import Confirmed, PendingRun, Waiter
 
 log = logs.get_logger("leveret.coordinator")
@@ -56,7 +56,7 @@ def pack_invocation(pending: PendingRun) -> Parcel:
     """One run a message, so that any free worker can take it."""
     run = pending.run
     body = codec.encode(
-        Invocations(project=run.project, definition=run.definition, runs=(invocation(pending),))
+        Invocations(project=run.project, definition=run.definition, runs=(pending.as_message(),))
     )
     return Parcel(
         message=Outgoing(body=body, queue=pending.queue, correlation_id=run.id),

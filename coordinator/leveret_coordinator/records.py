@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from leveret_broker.identifiers import Kind
-from leveret_broker.messages import DefinitionRecord, Ended, Failure, Finished, RunState
+from leveret_broker.messages import DefinitionRecord, Ended, Failure, Finished, Invocation, RunState
 from leveret_broker.topology import work_queue_name
 
 
@@ -127,6 +127,15 @@ class PendingRun:
     run: Run
     queue: str
     arguments: bytes
+
+    def as_message(self) -> Invocation:
+        return Invocation(
+            run=self.run.id,
+            attempt=self.run.attempt,
+            root=self.run.root,
+            parent=self.run.parent,
+            arguments=self.arguments,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,8 @@ from leveret_broker.transport import Consumer, Delivery, Transport
 from leveret_coordinator import intake, listings, outbox
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Answer, Decision, LateOutcome, decide
+from leveret_coordinator.decide import decide
+from leveret_coordinator.decision import Answer, Decision, LateOutcome
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import needs_of
 from leveret_coordinator.intake import Received
@@ -45,7 +46,7 @@ class CoordinatorSettings:
     """A worker whose heartbeat is older counts as dead."""
     largest_batch: int = 500
     """Messages in one transaction."""
-    largest_batch_bytes: int = 8 * 1024 * 1024
+    largest_batch_bytes: int = 2 * 1024 * 1024
     """Bytes of messages in one transaction, unless a single message is larger."""
     prefetch: int = 1000
     """Messages of a queue that the broker hands out ahead."""
@@ -347,3 +348,6 @@ class CoordinatorService:
             else:
                 # It exists, only with other properties: invocations reach it all the same.
                 log.warning("work queue differs from what is declared", error=str(error))
+        except TransportError as error:
+            # Workers declare it as well, and so does the first invocation that finds none.
+            log.warning("work queues not declared", queues=list(names), error=str(error))

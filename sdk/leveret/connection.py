@@ -119,11 +119,11 @@ class Connection:
         answer = await self.ask(messages.Cancelled, messages.Cancel, runs=(run,))
         return answer.runs
 
-    async def ask(self, answer: type[A], request: type[messages.Wire], **fields: Any) -> A:
+    async def ask(self, answer: type[A], request: Callable[..., messages.Wire], **fields: Any) -> A:
         """Put a request to the coordinator. Raises what its refusal means."""
         number = identifiers.new_id("run")
         asked = request(session=self.session.id, request=number, **fields)
-        reply = await self.session.ask(asked, answer)
+        reply = await self.session.ask(number, asked, answer)
         if isinstance(reply, messages.Refused):
             raise REFUSALS[reply.code](reply.message)
         assert isinstance(reply, answer)

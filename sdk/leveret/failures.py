@@ -9,10 +9,13 @@ becomes a `RemoteError`; nothing here ever raises anything else.
 
 import builtins
 import importlib
+import os
 import sys
 import traceback as tracebacks
 from collections.abc import Iterator
-from types import MemberDescriptorType, TracebackType
+from importlib.util import find_spec
+from pathlib import Path
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from leveret import errors, payload, scripts
@@ -28,7 +31,11 @@ _LONGEST_MESSAGE = 10_000
 _LONGEST_TRACEBACK = 60_000
 """Characters."""
 
-_PACKAGES = {"leveret", "leveret_broker", "leveret_coordinator", "leveret_worker"}
+_OUR_FOLDERS = tuple(
+    str(Path(package.origin).parent) + os.sep
+    for name in ("leveret", "leveret_broker", "leveret_coordinator", "leveret_worker")
+    if (package := find_spec(name)) is not None and package.origin is not None
+)
 
 
 class RemoteTraceback(Exception):
@@ -39,7 +46,11 @@ class RemoteTraceback(Exception):
         self.text = text
 
     def __str__(self) -> str:
-        return self.text
+        return f"\n{self.text}"  # shown after the class's name, so it begins a line of its own
+
+
+_HEADING = f"{RemoteTraceback.__module__}.{RemoteTraceback.__qualname__}: \n"
+"""What Python writes above a remote traceback. Inside another one it says nothing."""
 
 
 # -- describing -----------------------------------------------------------------------------------
@@ -71,7 +82,9 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        text = "".join(tracebacks.format_exception(type(error), error, _users_frames(error)))
+        shown = tracebacks.TracebackException.from_exception(error)
+        _keep_users_frames(shown)
+        text = "".join(shown.format()).replace(_HEADING, "")
     except Exception as failed:  # hooks of the user's exception, or of its notes
         text = f"{_type_name(type(error))}: (no traceback: {type(failed).__name__})\n"
     if len(text) > _LONGEST_TRACEBACK:
@@ -79,15 +92,14 @@ def _traceback(error: BaseException) -> str:
     return _readable(text)
 
 
-def _users_frames(error: BaseException) -> TracebackType | None:
-    """The traceback without the frames by which leveret came to the user's code."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None:
-        module = str(frames.tb_frame.f_globals.get("__name__"))
-        if module.partition(".")[0] not in _PACKAGES:
-            break
-        frames = frames.tb_next
-    return frames
+def _keep_users_frames(shown: tracebacks.TracebackException) -> None:
+    """Leave out the frames by which leveret comes to the user's code and goes from it."""
+    theirs = [frame for frame in shown.stack if not frame.filename.startswith(_OUR_FOLDERS)]
+    if theirs:
+        shown.stack = tracebacks.StackSummary.from_list(theirs)
+    for below in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+        if below is not None:
+            _keep_users_frames(below)
 
 
 def _readable(text: str) -> str:

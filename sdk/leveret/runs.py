@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from leveret import payload
 from leveret.errors import (
+    DefinitionError,
     IdentificationError,
     LeveretError,
     NotDeployedError,
@@ -26,7 +27,7 @@ REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
     "unidentified": IdentificationError,
     "not-deployed": NotDeployedError,
     "unknown-run": IdentificationError,
-    "conflict": LeveretError,
+    "conflict": DefinitionError,
     "invalid": LeveretError,
 }
 

@@ -316,10 +316,14 @@ class Session:
             lambda: self._spawn(self._send(messages.Cancel(session=self.id, runs=(run,)), ()))
         )
 
-    async def ask(self, request: messages.Wire, answer: type[R]) -> R | messages.Refused:
-        """Send a request and return its answer. Raises `CoordinatorUnreachable` in time."""
+    async def ask(
+        self, number: str, request: messages.Wire, answer: type[R]
+    ) -> R | messages.Refused:
+        """Send the request of this number and return its answer.
+
+        Raises `CoordinatorUnreachable` in time.
+        """
         pending = Pending()
-        number: str = getattr(request, "request")  # noqa: B009 - every request that is asked has one
 
         def send() -> None:
             self._requests[number] = (pending, request)

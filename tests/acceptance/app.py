@@ -19,12 +19,12 @@ def burn(seconds: float) -> float:
 
 @define.task
 async def burn_on_the_loop(seconds: float) -> float:
-    return burn.fn(seconds)
+    return float(burn.fn(seconds))
 
 
 @define.task(runs_in="thread")
 def burn_in_a_thread(seconds: float) -> float:
-    return burn.fn(seconds)
+    return float(burn.fn(seconds))
 
 
 @define.task

@@ -36,10 +36,17 @@ class Site:
         kept = {name: value for name, value in os.environ.items() if "LEVERET" not in name}
         return {**kept, "LEVERET_URL": self.url, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
-    def start(self, *command: str, name: str = "", **environment: str) -> "Process":
+    def start(self, *command: str, name: str = "") -> "Process":
         """Start `leveret …` and leave it running."""
-        log = self.folder / f"{name or command[0]}-{len(self._processes)}.log"
-        process = Process(command, log, {**self.environment, **environment}, self.folder)
+        return self._started([sys.executable, "-m", "leveret", *command], name or command[0])
+
+    def start_program(self, path: str) -> "Process":
+        """Start a Python file and leave it running."""
+        return self._started([sys.executable, path], Path(path).stem)
+
+    def _started(self, command: list[str], name: str) -> "Process":
+        log = self.folder / f"{name}-{len(self._processes)}.log"
+        process = Process(command, log, self.environment, self.folder)
         self._processes.append(process)
         return process
 
@@ -85,15 +92,15 @@ class Site:
 
 
 class Process:
-    """A running `leveret …`."""
+    """A running process."""
 
     def __init__(
-        self, command: tuple[str, ...], log: Path, environment: dict[str, str], folder: Path
+        self, command: list[str], log: Path, environment: dict[str, str], folder: Path
     ) -> None:
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "leveret", *command],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -117,6 +124,10 @@ class Process:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait(DEADLINE)
 
     def terminate(self) -> int:
         """SIGTERM; its exit code."""

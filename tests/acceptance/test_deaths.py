@@ -77,7 +77,7 @@ def test_a_worker_that_is_told_to_stop_finishes_its_tasks(site: Site) -> None:
     second = site.worker(APP, "--processes", "2")
     let_on(site)
     assert first.terminate() == 0
-    assert "worker stopped" in first.text()
+    assert "worker stops" in first.text()
     until(lambda: is_done(site, run), "the run has ended")
     assert sorted(lines(site.folder)) == [str(number) for number in range(COUNT)]
     assert second.terminate() == 0

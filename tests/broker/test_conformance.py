@@ -355,13 +355,14 @@ async def test_an_exclusive_queue_belongs_to_one_connection(
 
 
 async def test_an_expiring_queue_goes_when_nobody_consumes(transport: Transport) -> None:
-    queue = Queue(name="replies:s", expires=0.2)
+    queue = Queue(name="replies:s", expires=0.3)
     await transport.declare(queue)
-    consumer = await transport.consume(queue.name, Inbox(), prefetch=0)
+    consumer = await transport.consume(queue.name, Inbox(ack), prefetch=0)
     await consumer.cancel()
 
-    async def is_gone() -> bool:
-        return await transport.inspect(queue.name) is None
+    async def is_gone() -> bool:  # publishing is no use of a queue, and inspecting it is one
+        (error,) = await transport.publish_all([to(queue)])
+        return isinstance(error, Unroutable)
 
     await until(is_gone)
 

@@ -17,7 +17,8 @@ from leveret_broker.messages import (
     Target,
 )
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Decision, decide
+from leveret_coordinator.decide import decide
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.records import Confirmed, Definition
 

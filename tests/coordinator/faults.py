@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from leveret_broker.errors import TransportError
+from leveret_broker.errors import Expired, TransportError
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus, Transport
 
 
@@ -132,6 +132,12 @@ class RefusingTransport(CrashingTransport):
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner, after=1_000_000)
         self.errors: list[Exception] = []
+        self.declares = True
+
+    async def declare(self, *queues: Queue) -> None:
+        if not self.declares:
+            raise Expired("the broker did not answer")
+        await super().declare(*queues)
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
         if not self.errors:

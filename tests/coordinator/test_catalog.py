@@ -11,7 +11,7 @@ import pytest
 from leveret_broker.messages import Cancel, Finished, ShowRun, Tree
 from leveret_coordinator import listings, migrations, statements
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Decision
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.errors import (
     CatalogConflict,
     CatalogInUse,

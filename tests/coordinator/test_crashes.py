@@ -13,8 +13,8 @@ from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
 from tests.coordinator import build, peers
 from tests.coordinator.faults import Crash, CrashingTransport
 
-ROOTS = [build.run_id(number) for number in range(1, 4)]
-CHILDREN = [build.run_id(number) for number in range(11, 14)]
+ROOTS = [build.run_id(number) for number in range(1, 3)]
+CHILDREN = [build.run_id(number) for number in range(11, 13)]
 RUNS = [*ROOTS, *CHILDREN]
 SMALL_BATCHES = CoordinatorSettings(largest_batch=2, page=2)
 """So that there are many steps to die at."""

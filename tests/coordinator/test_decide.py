@@ -21,7 +21,8 @@ from leveret_broker.messages import (
     Unserved,
     Welcome,
 )
-from leveret_coordinator.decide import Decision, decide, invocation
+from leveret_coordinator.decide import decide
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Facts, Message
 from leveret_coordinator.records import Run, Waiter
 from leveret_coordinator.resolution import Known
@@ -76,7 +77,7 @@ def test_a_new_run_is_inserted_as_pending_and_its_invocation_published() -> None
     assert decision.waiters == (Waiter(run=ROOT, session="s"),)
     [pending] = decision.invocations
     assert pending.queue == "p:flow:1"
-    assert invocation(pending).arguments == b"arguments"
+    assert pending.as_message().arguments == b"arguments"
     assert decision.answers == ()
 
 

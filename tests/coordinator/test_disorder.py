@@ -6,7 +6,7 @@ import pytest
 
 from leveret_broker.messages import Attach, Cancel, Ended, Finished
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Decision
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message
 from tests.coordinator import build
 

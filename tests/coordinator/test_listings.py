@@ -13,7 +13,7 @@ from leveret_broker.messages import (
 )
 from leveret_coordinator import listings
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Question
+from leveret_coordinator.decision import Question
 from leveret_coordinator.records import Confirmed
 from tests.coordinator import build
 

@@ -7,7 +7,7 @@ import pytest
 
 from leveret_broker.messages import Refused, Rejected, Resolve, Resolved, Target
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decide import Decision
+from leveret_coordinator.decision import Decision
 from leveret_coordinator.errors import Invalid, NotDeployed, RequestRefused
 from leveret_coordinator.records import Confirmed
 from leveret_coordinator.resolution import Known, resolve_target

@@ -207,6 +207,30 @@ async def test_a_queue_with_other_properties_stops_nobody(caller: peers.Caller) 
     assert isinstance(await caller.ask(build.submit(build.submission(ROOT))), Unserved)
 
 
+async def test_a_queue_that_can_not_be_declared_now_is_when_it_is_needed(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        refusing.declares = False
+        assert isinstance(await caller.ask(FLOW), Registered)
+        assert await transport.inspect("p:flow:1") is None
+        assert isinstance(await caller.ask(build.submit(build.submission(ROOT))), Unserved)
+        refusing.declares = True
+        await caller.transport.declare(topology.work_queue("p:flow:1"))
+        await caller.consume("p:flow:1")
+        await caller.until(lambda: bool(caller.deliveries["p:flow:1"]))
+
+
+@pytest.mark.usefixtures("service")
+async def test_queues_with_other_properties_keep_none_from_being_declared(
+    caller: peers.Caller,
+) -> None:
+    await caller.transport.declare(Queue(name="p:flow:1"))
+    await caller.ask(build.register(build.spec("flow"), build.spec("other"), session="s"))
+    assert await caller.transport.inspect("p:other:1") is not None
+
+
 # -- cancellation ---------------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """A call before it is submitted: its arguments, its warnings, its place in the workflow."""
 
 import asyncio
-import gc
 from typing import Any, cast
 
 import pytest
@@ -47,13 +46,16 @@ def test_arguments_are_bound_at_the_call() -> None:
 
 
 def test_a_call_that_is_never_awaited_warns() -> None:
+    call = add(1)
     with pytest.warns(RuntimeWarning, match="call of <task add:0> was never awaited"):
-        add(1).__del__()
+        call.__del__()
+    call.close()
 
 
 def test_a_closed_call_does_not_warn() -> None:
-    add(1).close()
-    gc.collect()
+    call = add(1)
+    call.close()
+    call.__del__()
 
 
 def test_arguments_are_taken_as_they_are_at_the_call() -> None:

@@ -14,6 +14,7 @@ from leveret.cli import options
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
 from leveret.errors import AppError, CoordinatorUnreachable
+from leveret.settings import settings
 from leveret_broker import logs
 from leveret_broker.clock import SystemClock
 from leveret_broker.errors import TransportUnreachable
@@ -42,7 +43,7 @@ log = logs.get_logger("leveret")
 def coordinator(catalog: Path, url: str | None) -> None:
     """Run the coordinator: it keeps the catalog and hands out the work."""
     logs.configure()
-    transport = RabbitTransport(options.need_url(url), name="leveret-coordinator")
+    transport = _transport(options.need_url(url), "leveret-coordinator")
     _serve(_Coordinator(transport, catalog))
 
 
@@ -66,7 +67,7 @@ def worker(
     logs.configure()
     given = options.need_url(url)
     definitions = load(app)
-    transport = RabbitTransport(given, name="leveret-worker")
+    transport = _transport(given, "leveret-worker")
     service = WorkerService(
         transport,
         project=project or DEFAULT_PROJECT,
@@ -76,6 +77,10 @@ def worker(
         where=redact(given),
     )
     _serve(_Worker(transport, service, definitions))
+
+
+def _transport(url: str, name: str) -> RabbitTransport:
+    return RabbitTransport(url, name=name, connect_timeout=settings().connect_timeout)
 
 
 def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
@@ -93,13 +98,17 @@ class _Coordinator:
 
     async def start(self) -> None:
         await self._transport.open()
-        await self._service.start()
+        try:
+            await self._service.start()
+        except BaseException:
+            await self._transport.close()
+            raise
         log.info("coordinator ready", catalog=str(self._catalog))
 
     async def stop(self) -> None:
+        log.info("coordinator stops")
         await self._service.stop()
         await self._transport.close()
-        log.info("coordinator stopped")
 
 
 class _Worker:
@@ -117,14 +126,21 @@ class _Worker:
 
     async def start(self) -> None:
         await self._transport.open()
-        await self._service.start()
-        records = await self._service.serve(self._definitions)
+        try:
+            await self._service.start()
+            records = await self._service.serve(self._definitions)
+        except BaseException:
+            await self._close()
+            raise
         log.info("worker ready", worker=self._service.id, serves=[r.queue for r in records])
 
     async def stop(self) -> None:
+        log.info("worker stops", worker=self._service.id)
+        await self._close()
+
+    async def _close(self) -> None:
         await self._service.stop()
         await self._transport.close()
-        log.info("worker stopped", worker=self._service.id)
 
 
 def _serve(service: Service) -> None:
