@@ -22,6 +22,7 @@ from leveret.errors import (
     RemoteError,
     RunCancelled,
     RunTimeout,
+    StateError,
     WorkerLost,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "RemoteError",
     "RunCancelled",
     "RunTimeout",
+    "StateError",
     "WorkerLost",
 ]
 

@@ -9,16 +9,21 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from leveret import payload
 from leveret.connection import DEFAULT_PROJECT, Connection
 from leveret.definitions import Definition
+from leveret.errors import StateError
 from leveret.session import Session
 from leveret_broker.clock import SystemClock
 from leveret_broker.memory import MemoryBroker, MemoryTransport
+from leveret_coordinator.errors import CatalogError
 from leveret_coordinator.service import CoordinatorService
 from leveret_worker.service import WorkerService
 
 CATALOG = "catalog.sqlite"
 """The catalog's file in the folder of `state=`."""
+KEY = "key"
+"""The file beside it with the key that signs its payloads."""
 
 
 class EmbeddedBackend:
@@ -34,7 +39,7 @@ class EmbeddedBackend:
         key: bytes | None = None,
     ) -> None:
         self._project = project
-        self._key = key or secrets.token_bytes(32)
+        self._key = key or _key_in(state)
         self._state = state
         broker = MemoryBroker()
         self._transports = [MemoryTransport(broker) for _ in range(3)]
@@ -53,20 +58,27 @@ class EmbeddedBackend:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> Connection:
-        self._loop = asyncio.get_running_loop()
-        if self._state is not None:
-            self._state.mkdir(parents=True, exist_ok=True)
         for transport in self._transports:
             await transport.open()
-        await self._coordinator.start()
+        try:
+            await self._coordinator.start()
+        except CatalogError as error:
+            raise StateError(str(error)) from error
         await self._session.start()
         await self._worker.start()
-        return Connection(self._session, project=self._project, key=self._key, serve=self._serve)
+        self._loop = asyncio.get_running_loop()
+        connection = Connection(
+            self._session, project=self._project, key=self._key, serve=self._serve
+        )
+        if self._state is not None:
+            await connection.prepare_known()  # runs of an earlier start may be waiting for them
+        return connection
 
     async def close(self) -> None:
-        await self._worker.stop(grace=0)
-        await self._session.stop()
-        await self._coordinator.stop()
+        if self._loop is not None:
+            await self._worker.stop(grace=0)
+            await self._session.stop()
+            await self._coordinator.stop()
         for transport in self._transports:
             await transport.close()
 
@@ -75,3 +87,18 @@ class EmbeddedBackend:
         assert self._loop is not None, "the runtime is open"
         serving = asyncio.run_coroutine_threadsafe(self._worker.serve([definition]), self._loop)
         await asyncio.wrap_future(serving)
+
+
+def _key_in(state: Path | None) -> bytes:
+    """A key of the runtime's own: kept in the folder, to read what an earlier start has written."""
+    if state is None:
+        return secrets.token_bytes(32)
+    path = state / KEY
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(payload.new_key())
+        return payload.load_key(path.read_text().strip())
+    except OSError as error:
+        raise StateError(f"{state} can't keep the state: {error.strerror} ({path})") from error

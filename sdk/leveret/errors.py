@@ -64,5 +64,9 @@ class AppError(LeveretError):
     """A module or file with definitions can't be loaded, or its definitions contradict."""
 
 
+class StateError(LeveretError):
+    """The catalog or the folder of `state=` can't be used: in use, too new, or something else."""
+
+
 class NoWorkerWarning(UserWarning):
     """A run was accepted, and no worker serves its definition: it waits until one does."""

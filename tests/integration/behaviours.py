@@ -85,6 +85,14 @@ async def wait_for_file(path: str, cancelled: str) -> None:
 
 
 @define.task
+async def wait_between(started: str, go: str) -> None:
+    """Tell that it has started, and wait until it may go on."""
+    Path(started).touch()
+    while not Path(go).exists():
+        await asyncio.sleep(0.01)
+
+
+@define.task
 def spin(started: str, stopped: str) -> None:
     """Burn the processor until stopped."""
     Path(started).touch()
@@ -130,6 +138,11 @@ async def wait_below(path: str, cancelled: str) -> None:
 
 
 @define.workflow
+async def hold(started: str, go: str) -> None:
+    await wait_between(started, go)
+
+
+@define.workflow
 async def equal_calls() -> list[int]:
     return await leveret.gather([add(1, 1) for _ in range(20)])
 
@@ -145,6 +158,7 @@ DEFINITIONS = (
     lock,
     die,
     wait_for_file,
+    wait_between,
     spin,
     call_inside,
     sum_of,
@@ -152,5 +166,6 @@ DEFINITIONS = (
     catch,
     pass_on,
     wait_below,
+    hold,
     equal_calls,
 )

@@ -25,14 +25,13 @@ def meet(folder: str, name: str, others: int) -> int:
     return os.getpid()
 
 
-def run_script(code: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run_script(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *arguments],
         input=textwrap.dedent(code),
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, **environment},
         check=False,
     )
 
@@ -154,13 +153,12 @@ async def test_state_outlives_the_runtime(tmp_path: Path) -> None:
 
 
 async def test_what_was_under_way_goes_on_at_the_next_start(tmp_path: Path) -> None:
-    go, state = tmp_path / "go", tmp_path / "state"
+    go, started, state = tmp_path / "go", tmp_path / "started", tmp_path / "state"
     async with leveret.local(state=state) as client:
-        run = await client.start(on.wait_below(str(go), str(tmp_path / "cancelled")))
-        await until(lambda: True)
+        run = await client.start(on.hold(str(started), str(go)))
+        await until(started.exists)
     go.touch()
     async with leveret.local(state=state) as client:
-        await client.resolve("wait_below")
         assert await client.run(run.id).result() is None
 
 

@@ -10,7 +10,12 @@ from typing import Any, TypedDict
 import leveret
 from leveret import define
 
-HyperParams = TypedDict("HyperParams", {"lr": float, "num_layers": int})
+
+class HyperParams(TypedDict):
+    lr: float
+    num_layers: int
+
+
 MyModel = Any
 Data = Any
 

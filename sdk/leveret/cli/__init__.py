@@ -16,6 +16,7 @@ from leveret.errors import (
     DefinitionError,
     IdentificationError,
     NotDeployedError,
+    StateError,
 )
 
 DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -84,7 +85,7 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
 def exit_code(error: Exception) -> int:
     """What the process ends with for an error."""
     match error:
-        case click.ClickException() | AppError() | DefinitionError():
+        case click.ClickException() | AppError() | DefinitionError() | StateError():
             return WRONG_USAGE
         case IdentificationError() | NotDeployedError():
             return NOT_FOUND

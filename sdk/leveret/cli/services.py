@@ -13,7 +13,7 @@ import click
 from leveret.cli import options
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
-from leveret.errors import AppError, CoordinatorUnreachable
+from leveret.errors import CoordinatorUnreachable, StateError
 from leveret.settings import settings
 from leveret_broker import logs
 from leveret_broker.clock import SystemClock
@@ -149,4 +149,4 @@ def _serve(service: Service) -> None:
     except TransportUnreachable as error:
         raise CoordinatorUnreachable(str(error)) from error
     except CatalogError as error:
-        raise AppError(str(error)) from error
+        raise StateError(str(error)) from error
