@@ -94,12 +94,16 @@ class IoThread:
         self._thread.start()
         ready.wait()
 
-    def stop(self) -> None:
-        """End the loop, cancelling what still runs on it, and wait for the thread."""
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the loop, cancelling what still runs on it, and wait for the thread.
+
+        A thread that doesn't end within so many seconds, because something on it blocks, is left
+        behind; it ends with the process.
+        """
         if self._thread is None:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+        self._thread.join(timeout)
         self._thread = None
 
     def post(self, function: Callable[[], None]) -> None:

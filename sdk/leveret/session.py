@@ -12,7 +12,7 @@ Rules of this file:
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -33,6 +33,8 @@ ON_THEIR_WAY = 4
 """Messages published and not yet confirmed, at most; what comes meanwhile waits and is batched."""
 RETRY_EVERY = 0.25
 """Seconds between two tries to reach a coordinator that isn't there yet."""
+STOP_WITHIN = 5.0
+"""Seconds that what is on its way has to be confirmed when the session stops."""
 
 R = TypeVar("R", bound=messages.Wire)
 
@@ -83,6 +85,13 @@ class Pending:
             await future
 
 
+def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it as a task that is held on to until it ends."""
+    task = asyncio.get_running_loop().create_task(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -111,7 +120,8 @@ class Session:
         self._requests: dict[str, tuple[Pending, messages.Wire]] = {}
         self._waiting: list[messages.Submission] = []
         self._on_their_way = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._following: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._stopped = False
         self._mailbox: LoopMailbox | None = None
@@ -134,10 +144,10 @@ class Session:
     async def stop(self) -> None:
         """Send what waits, close the reply queue, and fail what is still unanswered."""
         self._send_waiting()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._patience)
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=STOP_WITHIN)
         self._stopped = True
-        for task in self._tasks:
+        for task in self._sending | self._following:
             task.cancel()
         if self._consumer is not None:
             await self._consumer.cancel()
@@ -264,13 +274,12 @@ class Session:
             Outgoing(queue=topology.REQUESTS.name, body=codec.encode(message))
         )
 
-    def _spawn(self, coroutine: Any) -> None:
-        if not self._stopped:
-            task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Send something, unless the session is stopped."""
+        if self._stopped:
             coroutine.close()
+        else:
+            _keep(self._sending, coroutine)
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -352,7 +361,7 @@ class Session:
             elif known.answer is not None:
                 pending.settle(known.answer)
 
-        self._spawn(follow())
+        _keep(self._following, follow())
 
     def _post(self, function: Callable[[], Any]) -> None:
         assert self._mailbox is not None, "the session was not started"

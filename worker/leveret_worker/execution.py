@@ -3,7 +3,9 @@
     waiting ──▶ executing ──▶ ended ──▶ reported
        └────────────┴──▶ dropped     (cancelled, or given back to the queue)
 
-A delivery may carry several runs; it is acknowledged when the last of them is done with.
+A delivery may carry several runs; it is acknowledged when the last of them is done with. After a
+lost connection the broker delivers again what this worker still has: a second delivery of a run
+joins the execution that is there, and is settled with it.
 """
 
 from collections.abc import Callable
@@ -45,7 +47,8 @@ class Execution:
     queue: str
     """`project:name:version`."""
     project: str
-    bundle: Bundle
+    bundles: list[Bundle]
+    """What it came in: more than one if the broker delivered it again after a lost connection."""
     started_at: float | None = None
     """Seconds since the Unix epoch; `None` while it waits for a slot."""
     stop: Callable[[], None] = field(default=lambda: None)
@@ -54,6 +57,17 @@ class Execution:
     """Nobody wants its outcome any more."""
     is_given_back: bool = False
     """Another worker will execute it: what it has called goes on."""
+
+    def done(self) -> None:
+        """Nothing more will be said of it: its deliveries may be acknowledged."""
+        for bundle in self.bundles:
+            bundle.done()
+
+    def give_back(self) -> None:
+        """Return it to its queue, for another worker."""
+        self.is_dropped = self.is_given_back = True
+        for bundle in self.bundles:
+            bundle.give_back()
 
     @property
     def run(self) -> str:

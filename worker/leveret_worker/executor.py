@@ -1,5 +1,8 @@
 """Executes what was delivered: who may start, where it runs, and what its end means.
 
+A run is known here from its delivery until its outcome is confirmed or unwanted, so that a second
+delivery in between is never a second execution.
+
 Everything here runs on the loop that keeps the connection, user code never does: async functions
 have an event loop of their own on another thread, sync tasks child processes or other threads.
 """
@@ -7,6 +10,7 @@ have an event loop of their own on another thread, sync tasks child processes or
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from leveret_broker import logs, messages
@@ -56,7 +60,8 @@ class Executor:
         self._reporter = reporter
         self._clock = clock
         self._waiting: deque[Execution] = deque()
-        self._executing: dict[str, Execution] = {}
+        self._executing: set[Execution] = set()
+        self._known: dict[str, Execution] = {}
         self._busy_slots = 0
         self._busy_processes = 0
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -74,39 +79,41 @@ class Executor:
 
     def accept(self, execution: Execution) -> None:
         """Take one more; it starts as soon as there is room."""
-        if execution.run in self._cancelled or execution.run in self._executing:
-            execution.bundle.done()  # nobody wants it, or it is a second copy of what runs here
-            return
-        self._waiting.append(execution)
-        self._start_next()
+        if execution.run in self._cancelled:
+            execution.done()
+        elif known := self._known.get(execution.run):
+            known.bundles += execution.bundles
+        else:
+            self._known[execution.run] = execution
+            self._waiting.append(execution)
+            self._start_next()
 
     def cancel(self, runs: Iterable[str]) -> None:
         """Stop these runs, now or when they arrive. Their outcomes are no longer wanted."""
         for run in runs:
             self._cancelled[run] = None
-            if execution := self._executing.get(run):
+            if execution := self._known.get(run):
                 execution.is_dropped = True
                 execution.stop()
         while len(self._cancelled) > CANCELLED_REMEMBERED:
             self._cancelled.popitem(last=False)
-        for execution in [waiting for waiting in self._waiting if waiting.run in self._cancelled]:
+        for execution in [waiting for waiting in self._waiting if waiting.is_dropped]:
             self._waiting.remove(execution)
-            execution.bundle.done()
+            self._forget(execution)
 
     def give_back_waiting(self) -> None:
         """Return what has not started to its queue, for other workers."""
         waiting, self._waiting = self._waiting, deque()
         for execution in waiting:
-            execution.bundle.give_back()
+            execution.give_back()
+            self._forget(execution)
 
     def give_back_executing(self, *, workflows_only: bool = False) -> None:
         """Stop what executes and return it to its queue. Workflows keep what they have called."""
-        for execution in list(self._executing.values()):
-            if workflows_only and execution.needs_slot:
-                continue
-            execution.is_dropped = execution.is_given_back = True
-            execution.bundle.give_back()
-            execution.stop()
+        for execution in list(self._executing):
+            if not (workflows_only and execution.needs_slot):
+                execution.give_back()
+                execution.stop()
 
     async def idle(self) -> None:
         """Return when nothing executes."""
@@ -132,7 +139,7 @@ class Executor:
     def _start(self, execution: Execution) -> None:
         self._busy_slots += execution.needs_slot
         self._busy_processes += execution.needs_process
-        self._executing[execution.run] = execution
+        self._executing.add(execution)
         self._idle.clear()
         execution.started_at = self._clock.now()
         loop = asyncio.get_running_loop()
@@ -162,14 +169,20 @@ class Executor:
     def _ended(self, execution: Execution, ending: Ending | None) -> None:
         self._busy_slots -= execution.needs_slot
         self._busy_processes -= execution.needs_process
-        del self._executing[execution.run]
+        self._executing.discard(execution)
         if execution.is_dropped or ending is None:
-            execution.bundle.done()
+            self._forget(execution)
         else:
-            self._reporter.report(self._outcome(execution, ending), execution.bundle.done)
+            confirmed = partial(self._forget, execution)
+            self._reporter.report(self._outcome(execution, ending), confirmed)
         self._start_next()
         if not self._executing:
             self._idle.set()
+
+    def _forget(self, execution: Execution) -> None:
+        """Its outcome is confirmed, or nobody wants it."""
+        del self._known[execution.run]
+        execution.done()
 
     def _outcome(self, execution: Execution, ending: Ending) -> messages.Outcome:
         assert execution.started_at is not None

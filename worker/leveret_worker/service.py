@@ -29,6 +29,9 @@ WORKFLOW_PREFETCH = 2_000
 DRAIN_SECONDS = 30.0
 """How long running tasks may take to end after a SIGTERM, before they are given back."""
 
+REPORT_SECONDS = 5.0
+"""How long the last outcomes may take to be confirmed when a worker stops."""
+
 
 class WorkerService:
     """Serves definitions of one project until it is stopped."""
@@ -107,9 +110,13 @@ class WorkerService:
         try:
             async with asyncio.timeout(grace):
                 await executor.idle()
-                await self._reporter.flush()
         except TimeoutError:
             executor.give_back_executing()
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                await self._reporter.flush()
+        except TimeoutError:
+            log.warning("outcomes not reported: their runs will be executed again")
 
     async def _leave(self) -> None:
         try:
@@ -189,7 +196,7 @@ class WorkerService:
                     definition=self._served[delivery.queue],
                     queue=delivery.queue,
                     project=message.project,
-                    bundle=bundle,
+                    bundles=[bundle],
                 )
             )
 
