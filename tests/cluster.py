@@ -31,9 +31,13 @@ class Cluster:
         self._transports = [RabbitTransport(url, name="test") for _ in range(2)]
         self._coordinator = CoordinatorService(self._transports[0], catalog, clock=SystemClock())
         self._worker = WorkerService(
-            self._transports[1], project=project, key=KEY, slots=slots, processes=processes
+            self._transports[1],
+            definitions,
+            project=project,
+            key=KEY,
+            slots=slots,
+            processes=processes,
         )
-        self._definitions = definitions
 
     async def __aenter__(self) -> "Cluster":
         self._io.start()
@@ -49,7 +53,6 @@ class Cluster:
             await transport.open()
         await self._coordinator.start()
         await self._worker.start()
-        await self._worker.serve(self._definitions)
 
     async def _stop(self) -> None:
         await self._worker.stop(grace=0)

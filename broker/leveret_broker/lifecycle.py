@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from leveret_broker.transport import Transport
+
 T = TypeVar("T")
 
 
@@ -24,6 +26,26 @@ class Service(Protocol):
     async def stop(self) -> None:
         """Return when all it started has ended."""
         ...
+
+
+class Connected:
+    """A service together with the transport that it uses, opened before it and closed after it."""
+
+    def __init__(self, transport: Transport, service: Service) -> None:
+        self._transport = transport
+        self._service = service
+
+    async def start(self) -> None:
+        await self._transport.open()
+        try:
+            await self._service.start()
+        except BaseException:
+            await self._transport.close()
+            raise
+
+    async def stop(self) -> None:
+        await self._service.stop()
+        await self._transport.close()
 
 
 class LoopMailbox:

@@ -6,6 +6,7 @@ Awaited directly it would look as if *we* had been cancelled, so every call to a
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,10 @@ from leveret_broker.errors import TransportError, TransportUnreachable
 from leveret_broker.urls import BrokerUrl
 
 T = TypeVar("T")
+
+_aiormq_log = logging.getLogger("aiormq")
+if _aiormq_log.level == logging.NOTSET:  # it logs each loss as an error; we tell it, or mend it
+    _aiormq_log.setLevel(logging.CRITICAL)
 
 HEARTBEAT = 30
 """Seconds; after about three of them in silence the connection counts as lost."""

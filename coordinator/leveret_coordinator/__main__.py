@@ -9,32 +9,11 @@ from pathlib import Path
 
 from leveret_broker import logs
 from leveret_broker.errors import TransportError
+from leveret_broker.lifecycle import Connected
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_coordinator.errors import CatalogError
 from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
-
-
-class _Coordinator:
-    """The service with its connection."""
-
-    def __init__(
-        self, url: str, catalog_path: Path | None, settings: CoordinatorSettings | None
-    ) -> None:
-        self._transport = RabbitTransport(url, name="leveret-coordinator")
-        self._service = CoordinatorService(self._transport, catalog_path, settings=settings)
-
-    async def start(self) -> None:
-        await self._transport.open()
-        try:
-            await self._service.start()
-        except BaseException:
-            await self._transport.close()
-            raise
-
-    async def stop(self) -> None:
-        await self._service.stop()
-        await self._transport.close()
 
 
 async def serve(
@@ -44,11 +23,13 @@ async def serve(
 
     Raises `TransportUnreachable`, or a `CatalogError` that says why the catalog can't be used.
     """
-    await run_until_signalled(_Coordinator(url, catalog_path, settings))
+    transport = RabbitTransport(url, name="leveret-coordinator")
+    service = CoordinatorService(transport, catalog_path, settings=settings)
+    await run_until_signalled(Connected(transport, service))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 4 if the broker can't be reached, 1 if the catalog can't be used."""
+    """The exit code: 4 if the broker can't be reached, 2 if the catalog can't be used."""
     parser = argparse.ArgumentParser(prog="leveret_coordinator", description=__doc__)
     parser.add_argument("--url", default=os.environ.get("LEVERET_URL"))
     parser.add_argument(
@@ -65,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 4
     except CatalogError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
     return 0
 
 

@@ -33,8 +33,8 @@ class CatalogLock:
             holder = os.read(file, 300).decode(errors="replace") or "unknown"
             os.close(file)
             raise CatalogInUse(
-                f"The catalog {self._catalog} is in use by another coordinator ({holder}). "
-                "Stop that one first, or give this one another catalog."
+                f"The catalog {self._catalog} is in use by another coordinator ({holder}): "
+                "stop that program first, or use another catalog."
             ) from error
         os.ftruncate(file, 0)
         os.write(file, f"{os.getpid()}@{socket.gethostname()}".encode())

@@ -118,7 +118,7 @@ class CoordinatorService:
         except BaseException:
             await self._release()
             raise
-        log.info("coordinator serves", catalog=str(self._catalog_path or "in memory"))
+        log.info("coordinator ready", catalog=str(self._catalog_path or "in memory"))
 
     async def stop(self) -> None:
         """Finish the batch under way, give back the others, and close the catalog."""

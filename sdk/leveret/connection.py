@@ -52,7 +52,7 @@ class Connection:
         """The same for all that this process has defined: an identifier may mean any of it."""
         if self._serve is None:
             return
-        for definition in definitions.known():
+        for definition in definitions.latest():
             try:
                 await self.prepare(definition)
             except LeveretError as error:

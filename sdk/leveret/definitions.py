@@ -130,6 +130,11 @@ def known() -> list[Definition[..., Any]]:
     return sorted(_known, key=lambda definition: definition.number)
 
 
+def latest() -> list[Definition[..., Any]]:
+    """The same without those that a later one of the same name and version has replaced."""
+    return list({(one.name, one.version): one for one in known()}.values())
+
+
 def _checked(what: Literal["name", "version"], text: str, kind: str) -> str:
     try:
         return identifiers.check(what, text)

@@ -210,7 +210,7 @@ def _from_description(failure: "Failure | None", reason: Exception | None = None
         return RemoteError("unknown", f"the run failed, and how can't be told ({why})")
     module, _, name = failure.type.rpartition(".")
     own = getattr(errors, name, None) if module in ("", "leveret", errors.__name__) else None
-    if reason is None and _is_own(own):
+    if _is_own(own):
         return _caused(own(failure.message), failure.traceback)
     error = RemoteError(failure.type, failure.message, failure.traceback)
     return _caused(_noted(error, reason), failure.traceback)

@@ -1,8 +1,10 @@
 """A run that was asked for: wait for its end, or stop it."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from leveret import payload
@@ -123,11 +125,20 @@ def _has_news(warned: int, pending: "Pending") -> bool:
     return pending.is_settled or len(pending.unserved) > warned
 
 
+def _frames_of_ours() -> int:
+    """How many callers up the stack are leveret's own: a warning is about the code above them."""
+    here, count = str(Path(__file__).parent), 0
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(here):
+        frame, count = frame.f_back, count + 1
+    return count
+
+
 def warn_unserved(notice: messages.Unserved, project: str) -> None:
     """Tell the person that a run waits because nobody serves its queue."""
     warnings.warn(
         f"no worker serves {notice.queue}, so run {notice.run} waits; start one by "
         f"`leveret worker APP --project {project}`, APP being the module or file that defines it",
         NoWorkerWarning,
-        stacklevel=2,
+        stacklevel=_frames_of_ours(),
     )

@@ -10,7 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """What the environment says; arguments of functions and commands come before it."""
 
-    model_config = SettingsConfigDict(env_prefix="LEVERET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LEVERET_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     url: SecretStr | None = None
     """The broker, `amqp://user:password@host:port/vhost`. Without one, programs run embedded."""

@@ -82,7 +82,8 @@ class Lines:
         ended = [row for row in rows if row.state in ENDED and row.id not in self._shown]
         for row in sorted(ended, key=lambda row: row.finished_at or 0):
             self._shown.add(row.id)
-            self._console.print(line(row, now=time.time(), indent="  " * depths[row.id]))
+            text = line(row, now=time.time(), indent="  " * depths[row.id])
+            self._console.print(text, soft_wrap=True)
 
 
 def line(row: RunRow, *, now: float, indent: str = "") -> Text:

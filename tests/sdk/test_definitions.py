@@ -7,7 +7,7 @@ import pytest
 
 import leveret
 from leveret import define
-from leveret.definitions import known
+from leveret.definitions import known, latest
 
 task = cast(Any, define.task)
 workflow = cast(Any, define.workflow)
@@ -119,3 +119,10 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_a_revision_below_one_is_refused() -> None:
     with pytest.raises(leveret.DefinitionError, match="numbered from 1"):
         define.workflow(revision=0)(async_function)
+
+
+def test_a_definition_made_anew_replaces_the_one_before() -> None:
+    first, second = (define.task(name="anew", version="7")(sync_function) for _ in range(2))
+    other = define.task(name="anew", version="8")(sync_function)
+    assert [one for one in latest() if one.name == "anew"] == [second, other]
+    assert first in known()

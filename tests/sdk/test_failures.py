@@ -583,3 +583,12 @@ def test_a_module_is_imported_for_its_exception_only_if_the_message_is_signed(
     assert python(tmp_path, b"", "-c", STRANGER) == "RemoteError False"
     python(tmp_path, KEY, "job.py", "write")
     assert python(tmp_path, KEY, "-c", STRANGER) == "Failed True"
+
+
+def test_an_error_of_leverets_own_is_itself_even_if_only_its_description_can_be_read() -> None:
+    data = encode_failure(raised(errors.PayloadError("no")), key=KEY, context=CONTEXT)
+    other = payload.load_key(payload.new_key())
+    described = describe(errors.PayloadError("no"))
+    arrived = decode_failure(data, described, key=other, context=CONTEXT)
+    assert isinstance(arrived, errors.PayloadError)
+    assert str(arrived) == "no"

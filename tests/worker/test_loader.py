@@ -204,3 +204,12 @@ def test_a_wrong_definition_shows_the_line_of_its_decorator() -> None:
     assert "line 3, in <module>" in text
     assert "definitions.py" not in text
     assert "DefinitionError: workflow 'f' is not async" in text
+
+
+def test_a_file_that_is_no_python_file_is_told_apart_from_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.md").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AppError, match="no Python file"):
+        load_app("notes.md")

@@ -45,7 +45,7 @@ def load_app(spec: str) -> tuple[AnyDefinition, ...]:
     the path of a file (`folder/app.py`), which finds the modules beside it as `python app.py` does.
     Raises `AppError` saying what is wrong with it.
     """
-    is_path = spec.endswith(".py") or os.sep in spec
+    is_path = spec.endswith(".py") or os.sep in spec or Path(spec).is_file()
     module = _load_file(spec) if is_path else _load_module(spec)
     found = _checked(filter(_is_definition, vars(module).values()))
     if not found:

@@ -136,7 +136,7 @@ class ProcessPool:
         try:
             child = Child(self._setup, mailbox=mailbox, start_timeout=self._start_timeout)
         except OSError as error:
-            failure = ChildNotStarted(f"{_name(request.job)}: no child process: {error}")
+            failure = ChildNotStarted(f"no child process could be started: {error}")
             failure.__cause__ = error
             request.answer.set_exception(failure)
             return
@@ -178,11 +178,10 @@ class ProcessPool:
         if exit_.was_ready and exit_.read_nothing and request.tries < TRIES:
             self._waiting.appendleft(request)
             return
-        name = _name(request.job)
         request.answer.set_exception(
-            ChildDied(f"{name}: the process that executed it {exit_}", exit_code=exit_.code)
+            ChildDied(f"the process that executed it {exit_}", exit_code=exit_.code)
             if exit_.was_ready
-            else ChildNotStarted(f"{name}: a child process {exit_}", exit_code=exit_.code)
+            else ChildNotStarted(f"its child process {exit_}", exit_code=exit_.code)
         )
 
 
@@ -205,7 +204,3 @@ def _order(job: Job, worker: _Worker) -> Order:
         function=job.function if is_new else None,
         path=path,
     )
-
-
-def _name(job: Job) -> str:
-    return f"{job.definition}, attempt {job.attempt} of {job.run}"

@@ -117,7 +117,10 @@ class ProcessRunner:
                 )
             )
         except ChildDied as error:
-            lost = WorkerLost(f"run {execution.run} of {execution.queue}: {error}")
+            attempt = execution.invocation.attempt
+            lost = WorkerLost(
+                f"run {execution.run} of {execution.queue} failed in attempt {attempt}: {error}"
+            )
             return failed(lost, run=_context(execution), key=self._key)
         except Exception as error:
             return failed(error, run=_context(execution), key=self._key)

@@ -39,6 +39,7 @@ class WorkerService:
     def __init__(
         self,
         transport: Transport,
+        definitions: Sequence[Definition[..., Any]] = (),
         *,
         project: str,
         key: bytes | None,
@@ -50,6 +51,7 @@ class WorkerService:
     ) -> None:
         self.id = identifiers.new_id("worker")
         self._transport = transport
+        self._definitions = definitions
         self._project = project
         self._key = key
         self._slots = slots or DEFAULT_SLOTS
@@ -71,7 +73,17 @@ class WorkerService:
     # -- starting and stopping --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect to the coordinator, waiting for one if need be, and be ready to serve."""
+        """Find a coordinator, waiting for one if need be, and serve.
+
+        Raises `DefinitionError` if the catalog refuses a definition.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(grace=0)
+            raise
+
+    async def _start(self) -> None:
         await self._session.start()
         self._user_thread.start()
         await self._pool.start()
@@ -83,6 +95,9 @@ class WorkerService:
         )
         self._heart = Heart(self._beat, self._clock)
         await self._heart.start()
+        if self._definitions:
+            await self.serve(self._definitions)
+        log.info("worker ready", worker=self.id, serves=sorted(self._served))
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Drain: take no more, finish or give back, report, leave.
@@ -90,6 +105,7 @@ class WorkerService:
         Workflows are given back at once: whoever takes them finds what they have called so far.
         Tasks have `grace` seconds to end.
         """
+        log.info("worker stops", worker=self.id)
         for consumer in self._consumers:
             await consumer.cancel()
         if self._executor is not None:

@@ -69,7 +69,7 @@ async def _obey(client: Client, line: str) -> None:
             await _runs(client)
         else:
             args, kwargs = arguments(given.strip() or None)
-            await finish(await client.start(identifier, *args, **kwargs))
+            await finish(await client.start(identifier, *args, **kwargs), kept=False)
     except (LeveretError, click.ClickException) as error:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         click.echo(f"leveret: {message}", err=True)

@@ -176,12 +176,11 @@ def show_run(run: str, url: str | None, project: str | None, as_json: bool) -> N
         if as_json:
             display.document(display.nested(rows))
             return
-        console = Console(highlight=False)
-        console.print(tree(rows))
+        Console(highlight=False).print(tree(rows), soft_wrap=True)
         for row in rows:
             if row.failure is not None and row.failure.traceback:
-                console.print(f"\n{row.id} of {row.definition} failed:")
-                console.print(row.failure.traceback.rstrip(), markup=False)
+                click.echo(f"\n{row.id} of {row.definition} {row.state}:")
+                click.echo(row.failure.traceback.rstrip())
 
     asyncio.run(ask())
 

@@ -16,9 +16,8 @@ from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, StateError
 from leveret.settings import settings
 from leveret_broker import logs
-from leveret_broker.clock import SystemClock
 from leveret_broker.errors import TransportUnreachable
-from leveret_broker.lifecycle import Service
+from leveret_broker.lifecycle import Connected, Service
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_broker.urls import redact
@@ -26,8 +25,6 @@ from leveret_coordinator.errors import CatalogError
 from leveret_coordinator.service import CoordinatorService
 from leveret_worker.loader import load_apps
 from leveret_worker.service import WorkerService
-
-log = logs.get_logger("leveret")
 
 
 @click.command()
@@ -44,7 +41,7 @@ def coordinator(catalog: Path, url: str | None) -> None:
     """Run the coordinator: it keeps the catalog and hands out the work."""
     logs.configure()
     transport = _transport(options.need_url(url), "leveret-coordinator")
-    _serve(_Coordinator(transport, catalog))
+    _serve(transport, CoordinatorService(transport, catalog))
 
 
 @click.command()
@@ -70,13 +67,14 @@ def worker(
     transport = _transport(given, "leveret-worker")
     service = WorkerService(
         transport,
+        definitions,
         project=project or DEFAULT_PROJECT,
         key=options.key(),
         slots=slots,
         processes=processes,
         where=redact(given),
     )
-    _serve(_Worker(transport, service, definitions))
+    _serve(transport, service)
 
 
 def _transport(url: str, name: str) -> RabbitTransport:
@@ -88,64 +86,9 @@ def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
     return load_apps(app)
 
 
-class _Coordinator:
-    """The coordinator with its connection."""
-
-    def __init__(self, transport: RabbitTransport, catalog: Path) -> None:
-        self._transport = transport
-        self._service = CoordinatorService(transport, catalog, clock=SystemClock())
-        self._catalog = catalog
-
-    async def start(self) -> None:
-        await self._transport.open()
-        try:
-            await self._service.start()
-        except BaseException:
-            await self._transport.close()
-            raise
-        log.info("coordinator ready", catalog=str(self._catalog))
-
-    async def stop(self) -> None:
-        log.info("coordinator stops")
-        await self._service.stop()
-        await self._transport.close()
-
-
-class _Worker:
-    """A worker with its connection and what it serves."""
-
-    def __init__(
-        self,
-        transport: RabbitTransport,
-        service: WorkerService,
-        definitions: Sequence[Definition[..., Any]],
-    ) -> None:
-        self._transport = transport
-        self._service = service
-        self._definitions = definitions
-
-    async def start(self) -> None:
-        await self._transport.open()
-        try:
-            await self._service.start()
-            records = await self._service.serve(self._definitions)
-        except BaseException:
-            await self._close()
-            raise
-        log.info("worker ready", worker=self._service.id, serves=[r.queue for r in records])
-
-    async def stop(self) -> None:
-        log.info("worker stops", worker=self._service.id)
-        await self._close()
-
-    async def _close(self) -> None:
-        await self._service.stop()
-        await self._transport.close()
-
-
-def _serve(service: Service) -> None:
+def _serve(transport: RabbitTransport, service: Service) -> None:
     try:
-        asyncio.run(run_until_signalled(service))
+        asyncio.run(run_until_signalled(Connected(transport, service)))
     except TransportUnreachable as error:
         raise CoordinatorUnreachable(str(error)) from error
     except CatalogError as error:

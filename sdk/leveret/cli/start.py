@@ -41,7 +41,9 @@ def run(
         raise click.UsageError("--detach needs a cluster: an embedded run ends with this command")
     args, kwargs = arguments(given)
     client = _embedded(app, project) if app else options.client(url, project)
-    return asyncio.run(_run(client, identifier, args, kwargs, detach=detach, as_json=as_json))
+    return asyncio.run(
+        _run(client, identifier, args, kwargs, detach=detach, as_json=as_json, kept=not app)
+    )
 
 
 async def _run(
@@ -52,27 +54,36 @@ async def _run(
     *,
     detach: bool,
     as_json: bool,
+    kept: bool,
 ) -> int:
     async with client:
         started = await client.start(identifier, *args, **kwargs)
         if detach:
             display.document({"run": started.id}) if as_json else click.echo(started.id)
             return 0
-        return await finish(started, as_json=as_json)
+        return await finish(started, as_json=as_json, kept=kept)
 
 
-async def finish(started: Run[Any], *, as_json: bool = False) -> int:
-    """Wait for a run, print how it ended, and return the exit code."""
+async def finish(started: Run[Any], *, as_json: bool = False, kept: bool) -> int:
+    """Wait for a run, print how it ended, and return the exit code.
+
+    Where runs are not `kept`, a failed one is shown here, since it can't be looked up later.
+    """
     console = Console(stderr=True, highlight=False)
     try:
         result = await watch_run(started, console)
     except (CoordinatorUnreachable, IdentificationError, NotDeployedError):
         raise
     except Exception as error:
-        console.print(f"leveret: run {started.id} failed: {type(error).__name__}: {error}")
-        console.print(f"leveret: `leveret runs show {started.id}` tells more", style="dim")
+        root = (await started.show())[0]
+        if not kept and root.failure is not None:
+            click.echo(root.failure.traceback, err=True)
+        click.echo(
+            f"leveret: run {root.id} {root.state}: {type(error).__name__}: {error}", err=True
+        )
+        if kept:
+            click.echo(f"leveret: `leveret runs show {root.id}` tells more", err=True)
         if as_json:
-            root = (await started.show())[0]
             display.document({"run": root.id, "state": root.state, "failure": _failure(root)})
         return RUN_FAILED
     if as_json:
