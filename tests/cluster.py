@@ -1,12 +1,10 @@
 """A cluster inside the test's process: coordinator and worker on a real RabbitMQ."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from leveret.definitions import Definition
-from leveret_broker.clock import SystemClock
-from leveret_broker.lifecycle import IoThread
+from leveret_broker.lifecycle import Connected, IoThread
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_coordinator.service import CoordinatorService
 from leveret_worker.service import WorkerService
@@ -15,7 +13,7 @@ KEY = bytes(range(32))
 
 
 class Cluster:
-    """One coordinator and one worker, each with its own connection, on a thread of their own."""
+    """One coordinator, and a worker for each project, each with a connection of its own."""
 
     def __init__(
         self,
@@ -23,39 +21,32 @@ class Cluster:
         definitions: Sequence[Definition[..., Any]],
         *,
         project: str,
+        also: Sequence[str] = (),
         slots: int | None = None,
         processes: int | None = None,
-        catalog: Path | None = None,
     ) -> None:
         self._io = IoThread("test-cluster")
-        self._transports = [RabbitTransport(url, name="test") for _ in range(2)]
-        self._coordinator = CoordinatorService(self._transports[0], catalog, clock=SystemClock())
-        self._worker = WorkerService(
-            self._transports[1],
-            definitions,
-            project=project,
-            key=KEY,
-            slots=slots,
-            processes=processes,
-        )
+        transport = RabbitTransport(url, name="test-coordinator")
+        self._services = [Connected(transport, CoordinatorService(transport, None))]
+        for name in (project, *also):
+            transport = RabbitTransport(url, name="test-worker")
+            worker = WorkerService(
+                transport,
+                definitions,
+                project=name,
+                key=KEY,
+                slots=slots,
+                processes=processes,
+            )
+            self._services.append(Connected(transport, worker))
 
     async def __aenter__(self) -> "Cluster":
         self._io.start()
-        await self._io.call(self._start())
+        for service in self._services:
+            await self._io.call(service.start())
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._io.call(self._stop())
+        for service in reversed(self._services):
+            await self._io.call(service.stop())
         self._io.stop()
-
-    async def _start(self) -> None:
-        for transport in self._transports:
-            await transport.open()
-        await self._coordinator.start()
-        await self._worker.start()
-
-    async def _stop(self) -> None:
-        await self._worker.stop(grace=0)
-        await self._coordinator.stop()
-        for transport in self._transports:
-            await transport.close()

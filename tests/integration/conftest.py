@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -25,13 +26,12 @@ async def client(request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
         return
     url: str = request.getfixturevalue("rabbit_vhost_url")
     cluster = Cluster(url, behaviours.DEFINITIONS, project=PROJECT, processes=2)
-    async with cluster, leveret.connect(url, project=PROJECT, key=_key()) as client:
+    async with cluster, leveret.connect(url, project=PROJECT, key=key_text()) as client:
         yield client
 
 
-def _key() -> str:
-    from base64 import urlsafe_b64encode
-
+def key_text() -> str:
+    """The cluster's key as `LEVERET_KEY` has it."""
     return urlsafe_b64encode(KEY).decode()
 
 
