@@ -64,7 +64,11 @@ class RunFailed(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded(lambda: leveret.main(given, "leveret", standalone_mode=False), given))
+
+    def command() -> object:
+        return leveret.main(given, "leveret", standalone_mode=False, auto_envvar_prefix="LEVERET")
+
+    sys.exit(guarded(command, given))
 
 
 def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:

@@ -33,7 +33,9 @@ def project(command: F) -> F:
 
 def as_json(command: F) -> F:
     """`--json`: one document with stable keys instead of text."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, envvar="LEVERET_JSON", help="Print one JSON document."
+    )(command)
 
 
 def slots(command: F) -> F:

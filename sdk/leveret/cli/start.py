@@ -17,7 +17,13 @@ from leveret.watch import watch_run
 
 @click.command()
 @click.argument("identifier")
-@click.option("--input", "given", metavar="JSON", help="Arguments: an object, a list, or @FILE.")
+@click.option(
+    "--input",
+    "given",
+    envvar="LEVERET_RUN_INPUT",
+    metavar="JSON",
+    help="Arguments: an object, a list, or @FILE.",
+)
 @click.option("--detach", is_flag=True, help="Print the run's id and don't wait for it.")
 @click.option("--app", multiple=True, metavar="APP", help="Run embedded, with this module or file.")
 @options.url
