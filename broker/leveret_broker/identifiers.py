@@ -24,6 +24,7 @@ PREFIXES = {
     "run": "run",
     "session": "session",
     "worker": "worker",
+    "request": "request",
 }
 LONGEST = {"project": 63, "name": 127, "version": 60}
 """Bytes a part may have; with two colons they stay under RabbitMQ's 255."""
@@ -104,7 +105,7 @@ def is_database_id(text: str) -> bool:
     return _DATABASE_ID.fullmatch(text) is not None
 
 
-def new_id(kind: Literal["task", "workflow", "run", "session", "worker"]) -> str:
+def new_id(kind: Literal["task", "workflow", "run", "session", "worker", "request"]) -> str:
     """A globally unique id; later ones of a kind sort after earlier ones, to the millisecond."""
     from ulid import ULID  # imported late: `import leveret` needs names only
 

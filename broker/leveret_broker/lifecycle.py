@@ -6,12 +6,16 @@ program with a connection has an `IoThread`, and reaches it through `IoThread.ca
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from leveret_broker import logs
 from leveret_broker.transport import Transport
+
+log = logs.get_logger("leveret")
 
 T = TypeVar("T")
 
@@ -44,31 +48,42 @@ class Connected:
             raise
 
     async def stop(self) -> None:
-        await self._service.stop()
-        await self._transport.close()
+        try:
+            await self._service.stop()
+        finally:
+            await self._transport.close()
 
 
 class LoopMailbox:
-    """Runs plain functions on a loop, from any thread, waking the loop once for many of them."""
+    """Runs plain functions on a loop, from any thread, waking the loop once for many of them.
+
+    It doesn't keep the loop alive.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = weakref.ref(loop)
         self._waiting: deque[Callable[[], None]] = deque()
         self._woken = False
         self._lock = threading.Lock()
 
-    def post(self, function: Callable[[], None]) -> None:
-        """Run it soon on the loop, in order. Once the loop is closed, it is dropped."""
+    def post(self, function: Callable[[], None]) -> bool:
+        """Run it soon on the loop, in order. False if the loop is closed: it will never run."""
         with self._lock:
             self._waiting.append(function)
             if self._woken:
-                return
+                return True
             self._woken = True
+        loop = self._loop()
         try:
-            self._loop.call_soon_threadsafe(self._run)
-        except RuntimeError:  # the loop is closed: whoever waited there is gone as well
-            with self._lock:
-                self._waiting.clear()
+            if loop is not None:
+                loop.call_soon_threadsafe(self._run)
+                return True
+        except RuntimeError:
+            pass
+        with self._lock:
+            self._waiting.clear()
+            self._woken = False
+        return False
 
     def _run(self) -> None:
         with self._lock:
@@ -78,9 +93,8 @@ class LoopMailbox:
             try:
                 function()
             except Exception as error:
-                self._loop.call_exception_handler(
-                    {"message": "posted function", "exception": error}
-                )
+                context = {"message": "a posted function failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
 
 class IoThread:
@@ -91,6 +105,7 @@ class IoThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._mailbox: LoopMailbox | None = None
+        self._stopping = False
 
     @property
     def is_running(self) -> bool:
@@ -102,19 +117,19 @@ class IoThread:
         return self._loop
 
     def start(self) -> None:
-        """Return when its loop runs."""
-        ready = threading.Event()
-
-        def run() -> None:
-            with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
-                self._mailbox = LoopMailbox(self._loop)
-                self._loop.call_soon(ready.set)
-                self._loop.run_forever()
-
-        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
+        """Return when its loop runs. Raises `OSError` if there can be no loop."""
+        ready: Future[None] = Future()
+        self._stopping = False
+        self._thread = threading.Thread(
+            target=self._run, args=(ready,), name=self._name, daemon=True
+        )
         self._thread.start()
-        ready.wait()
+        try:
+            ready.result()
+        except BaseException:
+            self._thread.join()
+            self._thread = None
+            raise
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the loop, cancelling what still runs on it, and wait for the thread.
@@ -124,14 +139,15 @@ class IoThread:
         """
         if self._thread is None:
             return
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._stopping = True
+        self.post(self.loop.stop)
         self._thread.join(timeout)
         self._thread = None
 
-    def post(self, function: Callable[[], None]) -> None:
-        """Run a plain function soon on this thread."""
+    def post(self, function: Callable[[], None]) -> bool:
+        """Run a plain function soon on this thread. False if it is stopped."""
         assert self._mailbox is not None, "the thread was not started"
-        self._mailbox.post(function)
+        return self._mailbox.post(function)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on this thread."""
@@ -140,3 +156,21 @@ class IoThread:
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this thread and await it from another loop."""
         return await asyncio.wrap_future(self.submit(coroutine))
+
+    def _run(self, ready: "Future[None]") -> None:
+        try:
+            runner = asyncio.Runner()
+            self._loop = runner.get_loop()
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        with runner:
+            self._mailbox = LoopMailbox(self._loop)
+            self._loop.call_soon(ready.set_result, None)
+            while not self._stopping:
+                try:
+                    self._loop.run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # Raised in a task of the user's, where it is seen as well. It ends that task,
+                    # and nothing else that runs on this loop.
+                    log.warning("a task tried to end the process", error=repr(error))

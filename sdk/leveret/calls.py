@@ -33,7 +33,7 @@ class Call(Coroutine[Any, Any, R_co]):
         self, definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._run: Run[R_co] | None = None
-        self._closed = True  # nothing to warn of if the arguments don't fit
+        self._was_used = True  # nothing to warn of if the arguments don't fit
         self._drivers: weakref.WeakKeyDictionary[asyncio.Task[Any], Coroutine[Any, Any, R_co]]
         self._drivers = weakref.WeakKeyDictionary()
         bound = _bind(definition, args, kwargs)
@@ -50,7 +50,7 @@ class Call(Coroutine[Any, Any, R_co]):
             self.ordinal = self.caller.next_ordinal(definition.callee, self.identity)
         self.__name__ = definition.name
         self.__qualname__ = definition.name
-        self._closed = False
+        self._was_used = False
 
     def __await__(self) -> Generator[Any, Any, R_co]:
         return self._result().__await__()
@@ -63,12 +63,12 @@ class Call(Coroutine[Any, Any, R_co]):
 
     def close(self) -> None:
         """Drop the call: it will not be submitted, and nobody is warned."""
-        self._closed = True
+        self._was_used = True
         for driver in list(self._drivers.values()):
             driver.close()
 
     def __del__(self) -> None:
-        if self._run is None and not self._closed and not self._drivers:
+        if self._run is None and not self._was_used and not self._drivers:
             message = f"the call of {self.definition!r} was never awaited"
             warnings.warn(message, RuntimeWarning, stacklevel=2, source=self)
 
@@ -76,25 +76,37 @@ class Call(Coroutine[Any, Any, R_co]):
         state = f"run {self._run.id}" if self._run is not None else "not submitted"
         return f"<call of {self.definition!r}, {state}>"
 
-    async def start(self, connection: "Connection", *, acknowledge: bool = False) -> "Run[R_co]":
-        """Submit it through a connection, unless it was submitted before."""
-        self._closed = True
-        if self._run is None:
-            await connection.prepare(self.definition)
+    async def start(
+        self, connection: "Connection | None" = None, *, acknowledge: bool = False
+    ) -> "Run[R_co]":
+        """Submit it, unless it was submitted before.
+
+        Without a connection it goes the way that an await would take. Raises `NestedCallError`
+        then, if that is inside a task.
+        """
+        self._was_used = True
+        if self._run is not None:
+            return self._run
+        if connection is None:
+            if self.caller is not None:
+                _refuse_stray(self.definition, self.caller)
+            connection = await self.connection()
+        await connection.prepare(self.definition)
         if self._run is None:
             self._run = connection.submit(self, acknowledge=acknowledge)
         return self._run
 
+    def request_cancel(self) -> None:
+        """Ask that its run be stopped, unless another worker goes on with the caller."""
+        if self._run is not None and (self.caller is None or not self.caller.abandoned):
+            self._run.request_cancel()
+
     async def _result(self) -> R_co:
-        self._closed = True
-        if self.caller is not None:
-            _refuse_stray(self.definition, self.caller)
-        run = self._run or await self.start(await self.connection())
+        run = await self.start()
         try:
             return await run.result()
         except asyncio.CancelledError:
-            if self.caller is None or not self.caller.abandoned:
-                run.request_cancel()
+            self.request_cancel()
             raise
 
     async def connection(self) -> "Connection":
@@ -110,6 +122,7 @@ class Call(Coroutine[Any, Any, R_co]):
 
     def _driver(self) -> Coroutine[Any, Any, R_co]:
         """What the current asyncio task steps through: several tasks may await one call."""
+        self._was_used = True
         task = asyncio.current_task()
         assert task is not None, "a call runs in an asyncio task"
         driver = self._drivers.get(task)

@@ -66,8 +66,10 @@ class Client:
         """Disconnect. Runs that were accepted go on, unless they live in this process."""
         self._connection = None
         if self._io.is_running:
-            await self._io.call(self._backend.close())
-            self._io.stop()
+            try:
+                await self._io.call(self._backend.close())
+            finally:
+                self._io.stop()
 
     async def __aenter__(self) -> "Client":
         await self.open()

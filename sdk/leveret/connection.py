@@ -39,14 +39,12 @@ class Connection:
         """The project of definitions called as functions."""
         self.key = key
         self._serve = serve
-        self._served: set[int] = set()
         self._warned: set[str] = set()
 
     async def prepare(self, definition: "Definition[..., Any]") -> None:
         """Where the caller's own process executes runs, make sure that it serves this one."""
-        if self._serve is not None and id(definition) not in self._served:
+        if self._serve is not None:
             await self._serve(definition)
-            self._served.add(id(definition))
 
     async def prepare_known(self) -> None:
         """The same for all that this process has defined: an identifier may mean any of it."""
@@ -60,7 +58,8 @@ class Connection:
 
     def submit(self, call: "Call[R]", *, acknowledge: bool = False) -> Run[R]:
         """Ask for a call's run. Raises `PayloadError` if the arguments may not travel."""
-        definition, caller = call.definition, call.caller
+        definition = call.definition
+        caller = call.caller if call.caller and call.caller.kind == "workflow" else None
         target = messages.Target(
             kind=definition.kind,
             name=definition.name,
@@ -121,7 +120,7 @@ class Connection:
 
     async def ask(self, answer: type[A], request: Callable[..., messages.Wire], **fields: Any) -> A:
         """Put a request to the coordinator. Raises what its refusal means."""
-        number = identifiers.new_id("run")
+        number = identifiers.new_id("request")
         asked = request(session=self.session.id, request=number, **fields)
         reply = await self.session.ask(number, asked, answer)
         if isinstance(reply, messages.Refused):

@@ -38,7 +38,7 @@ class Definition(Generic[P, R_co]):
         self.version = version if version is None else _checked("version", version, self.kind)
         """A task's version, or the revision that a workflow insists on."""
         self.description = description if description is not None else _first_line(fn)
-        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(fn))
+        self.is_async = any(map(inspect.iscoroutinefunction, (fn, inspect.unwrap(fn))))
         self.signature = inspect.signature(fn)
         self.number = next(_numbers)
         """Counts the definitions of this process."""
@@ -58,9 +58,14 @@ class Definition(Generic[P, R_co]):
         return self.name if self.kind == "workflow" else f"{self.name}:{self.version}"
 
     @property
+    def module(self) -> str:
+        """The name of its module; code that was made by `exec` may have none."""
+        return getattr(self.fn, "__module__", None) or "__main__"
+
+    @property
     def where(self) -> str:
         """The place of its code, for messages: `module.function`."""
-        return f"{self.fn.__module__}.{self.fn.__qualname__}"
+        return f"{self.module}.{self.fn.__qualname__}"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """A call of it, to be awaited. Raises `TypeError` if the arguments don't fit."""
@@ -143,6 +148,8 @@ def _checked(what: Literal["name", "version"], text: str, kind: str) -> str:
 
 
 def _check_function(fn: object, kind: str) -> None:
+    if isinstance(fn, Definition):
+        raise DefinitionError(f"{fn!r} is defined already: a {kind} is made of a plain function")
     if not callable(fn) or inspect.isclass(fn) or not hasattr(fn, "__name__"):
         raise DefinitionError(f"a {kind} is a function, not {fn!r}")
     code = inspect.unwrap(fn)

@@ -6,13 +6,14 @@ too. Nothing but the catalog is kept, so a restart publishes again what had not 
 
 import asyncio
 import secrets
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from leveret import payload
 from leveret.connection import DEFAULT_PROJECT, Connection
 from leveret.definitions import Definition
-from leveret.errors import StateError
+from leveret.errors import DefinitionError, StateError
 from leveret.session import Session
 from leveret_broker.clock import SystemClock
 from leveret_broker.memory import MemoryBroker, MemoryTransport
@@ -56,37 +57,61 @@ class EmbeddedBackend:
         )
         self._session = Session(mine, where="this process")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._started = AsyncExitStack()
+        self._serving: dict[tuple[str, str | None], Definition[..., Any]] = {}
 
     async def open(self) -> Connection:
-        for transport in self._transports:
-            await transport.open()
-        try:
-            await self._coordinator.start()
-        except CatalogError as error:
-            raise StateError(str(error)) from error
-        await self._session.start()
-        await self._worker.start()
         self._loop = asyncio.get_running_loop()
-        connection = Connection(
-            self._session, project=self._project, key=self._key, serve=self._serve
-        )
-        if self._state is not None:
-            await connection.prepare_known()  # runs of an earlier start may be waiting for them
+        async with AsyncExitStack() as started:
+            for transport in self._transports:
+                await transport.open()
+                started.push_async_callback(transport.close)
+            try:
+                await self._coordinator.start()
+            except CatalogError as error:
+                raise StateError(str(error)) from error
+            started.push_async_callback(self._coordinator.stop)
+            started.push_async_callback(self._session.stop)
+            await self._session.start()
+            started.push_async_callback(self._worker.stop, grace=0)
+            await self._worker.start()
+            connection = Connection(
+                self._session, project=self._project, key=self._key, serve=self._serve
+            )
+            if self._state is not None:
+                await connection.prepare_known()  # runs of an earlier start may wait for them
+            # Nobody waits in a runtime that closes, so its session is the first to know.
+            started.push_async_callback(self._session.stop)
+            self._started = started.pop_all()
         return connection
 
     async def close(self) -> None:
-        if self._loop is not None:
-            await self._worker.stop(grace=0)
-            await self._session.stop()
-            await self._coordinator.stop()
-        for transport in self._transports:
-            await transport.close()
+        await self._started.aclose()
 
     async def _serve(self, definition: Definition[..., Any]) -> None:
-        """Have the worker serve one more definition; from any loop."""
+        """Have the worker serve one more definition; from any loop.
+
+        A definition made anew by the same code in the same place, as in a notebook, replaces the
+        one before. Raises `DefinitionError` if another function has the name already.
+        """
+        name = (definition.name, definition.version)
+        known = self._serving.get(name)
+        if known is definition:
+            return
+        if known is not None and known.where != definition.where:
+            _check_same_code(known, definition)
         assert self._loop is not None, "the runtime is open"
         serving = asyncio.run_coroutine_threadsafe(self._worker.serve([definition]), self._loop)
         await asyncio.wrap_future(serving)
+        self._serving[name] = definition
+
+
+def _check_same_code(known: Definition[..., Any], other: Definition[..., Any]) -> None:
+    if known.fingerprint != other.fingerprint:
+        raise DefinitionError(
+            f"{known.where} and {other.where} are both {known!r}, with different code: "
+            f"give one of them another name"
+        )
 
 
 def _key_in(state: Path | None) -> bytes:

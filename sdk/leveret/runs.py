@@ -1,5 +1,6 @@
 """A run that was asked for: wait for its end, or stop it."""
 
+import asyncio
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from leveret_broker import messages
 
 if TYPE_CHECKING:
     from leveret.connection import Connection
-    from leveret.session import Pending
+    from leveret.pending import Pending
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -107,10 +108,12 @@ class Run(Generic[R_co]):
                 )
             case messages.Finished(state="cancelled"):
                 raise RunCancelled(f"run {self.id} was cancelled")
-            case messages.Finished(error=error, failure=failure):
-                raise decode_failure(
-                    error, failure, key=self._connection.key, context=self._context("error")
-                )
+            case messages.Finished(error=sealed, failure=failure):
+                key, context = self._connection.key, self._context("error")
+                error = decode_failure(sealed, failure, key=key, context=context)
+                if isinstance(error, asyncio.CancelledError):  # here it would cancel who awaits
+                    raise RunCancelled(f"run {self.id} cancelled itself") from error
+                raise error
             case messages.Rejected(code=code, message=message):
                 raise REFUSALS[code](message)
             case answer:

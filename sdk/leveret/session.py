@@ -8,103 +8,32 @@ Rules of this file:
   a second copy as it answered the first. After a reconnect all that is unanswered is sent again.
 - How many submissions share a message is decided by what waits while others are on their way, never
   by a timer.
+- A run is cancelled after it was submitted, or not submitted at all: the coordinator has never
+  heard of a run whose submission is still on its way.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
-from functools import partial
+from contextlib import suppress
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from leveret.errors import CoordinatorUnreachable
-from leveret_broker import codec, identifiers, logs, messages, topology
+from leveret.pending import Pending, mailbox_of
+from leveret_broker import batches, codec, identifiers, logs, messages, topology
 from leveret_broker.errors import MalformedMessage, TransportClosed, TransportError, Unroutable
 from leveret_broker.lifecycle import LoopMailbox
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
 
 log = logs.get_logger("leveret.session")
 
-MOST_IN_A_MESSAGE = 200
-"""Submissions that share one message at most."""
-BYTES_IN_A_MESSAGE = 1 << 20
-"""Bytes of arguments after which a message takes no further submission."""
-ON_THEIR_WAY = 4
-"""Messages published and not yet confirmed, at most; what comes meanwhile waits and is batched."""
 RETRY_EVERY = 0.25
 """Seconds between two tries to reach a coordinator that isn't there yet."""
 STOP_WITHIN = 5.0
 """Seconds that what is on its way has to be confirmed when the session stops."""
+GOODBYE_WITHIN = 2.0
+"""Seconds that the broker has to delete the reply queue, which expires otherwise."""
 
 R = TypeVar("R", bound=messages.Wire)
-
-
-class Pending:
-    """What is known of one run or request: written on the session's loop, awaited on any."""
-
-    def __init__(self) -> None:
-        self.accepted: messages.Accepted | None = None
-        self.answer: messages.Wire | None = None
-        """The last word: how the run ended, or the reply to the request."""
-        self.error: Exception | None = None
-        self.unserved: list[messages.Unserved] = []
-        self._waiting: list[tuple[LoopMailbox, asyncio.Future[None]]] = []
-        self._lock = threading.Lock()
-
-    @property
-    def is_settled(self) -> bool:
-        return self.answer is not None or self.error is not None
-
-    @property
-    def is_accepted(self) -> bool:
-        return self.accepted is not None or self.is_settled
-
-    def update(self, change: Callable[["Pending"], None]) -> None:
-        """Change it and wake all who wait."""
-        with self._lock:
-            change(self)
-            waiting, self._waiting = self._waiting, []
-        for mailbox, future in waiting:
-            mailbox.post(partial(_wake, future))
-
-    def settle(self, answer: messages.Wire) -> None:
-        self.update(lambda pending: setattr(pending, "answer", answer))
-
-    def fail(self, error: Exception) -> None:
-        self.update(lambda pending: setattr(pending, "error", error))
-
-    async def until(self, ready: Callable[["Pending"], bool]) -> None:
-        """Return when `ready` holds; it is asked again after every update."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with self._lock:
-                if ready(self):
-                    return
-                future = loop.create_future()
-                self._waiting.append((_mailbox_of(loop), future))
-            await future
-
-
-def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it as a task that is held on to until it ends."""
-    task = asyncio.get_running_loop().create_task(coroutine)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMailbox] = WeakKeyDictionary()
-
-
-def _mailbox_of(loop: asyncio.AbstractEventLoop) -> LoopMailbox:
-    mailbox = _mailboxes.get(loop)
-    if mailbox is None:
-        mailbox = _mailboxes[loop] = LoopMailbox(loop)
-    return mailbox
 
 
 class Session:
@@ -116,12 +45,17 @@ class Session:
         self._where = where
         self._patience = patience
         self._runs: dict[str, Pending] = {}
+        self._requests: dict[str, Pending] = {}
+        self._unanswered: dict[str, messages.Wire] = {}
+        """What was asked under each request's number."""
         self._submissions: dict[str, messages.Submission] = {}
-        self._requests: dict[str, tuple[Pending, messages.Wire]] = {}
+        """What was asked for each run, until it has ended."""
         self._waiting: list[messages.Submission] = []
+        self._submitting: set[str] = set()
+        """Runs whose submission is published and not yet confirmed."""
+        self._to_cancel: set[str] = set()
         self._on_their_way = 0
         self._sending: set[asyncio.Task[None]] = set()
-        self._following: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._stopped = False
         self._mailbox: LoopMailbox | None = None
@@ -134,7 +68,7 @@ class Session:
         Raises `CoordinatorUnreachable` if none answers within `patience` seconds; a patience of
         `None` waits for ever.
         """
-        self._mailbox = _mailbox_of(asyncio.get_running_loop())
+        self._mailbox = mailbox_of(asyncio.get_running_loop())
         queue = topology.reply_queue(self.id)
         await self._transport.declare(queue)
         self._consumer = await self._transport.consume(queue.name, self._on_delivery, prefetch=0)
@@ -147,39 +81,45 @@ class Session:
         if self._sending:
             await asyncio.wait(self._sending, timeout=STOP_WITHIN)
         self._stopped = True
-        for task in self._sending | self._following:
+        for task in self._sending:
             task.cancel()
-        if self._consumer is not None:
-            await self._consumer.cancel()
-        closed = CoordinatorUnreachable("the connection was closed before the answer came")
-        for pending in [*self._runs.values(), *(pending for pending, _ in self._requests.values())]:
-            pending.fail(closed)
-        try:
-            await self._transport.delete(topology.reply_queue_name(self.id))
-        except TransportError as error:
-            log.debug("reply queue left to expire", session=self.id, reason=str(error))
+        for pending in [*self._runs.values(), *self._requests.values()]:
+            pending.fail(_closed())
+        self._runs.clear()
+        self._requests.clear()
+        with suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_WITHIN):
+                if self._consumer is not None:
+                    await self._consumer.cancel()
+                await self._transport.delete(topology.reply_queue_name(self.id))
 
     async def _find_coordinator(self) -> None:
-        hello = messages.Hello(session=self.id, request=identifiers.new_id("run"))
-        pending = Pending()
-        self._requests[hello.request] = (pending, hello)
+        hello = messages.Hello(session=self.id, request=identifiers.new_id("request"))
+        pending = self._requests[hello.request] = Pending()
         try:
             async with asyncio.timeout(self._patience):
-                while True:
-                    try:
-                        await self._publish(hello)
-                        break
-                    except Unroutable:
-                        log.debug("no coordinator yet", broker=self._where)
-                        await asyncio.sleep(RETRY_EVERY)
+                await self._greet(hello)
                 await pending.until(lambda hello: hello.is_settled)
         except (TimeoutError, TransportError) as error:
             raise CoordinatorUnreachable(
-                f"no coordinator answered at {self._where} within {self._patience:g} s: start one "
+                f"no coordinator answered at {self._where} within {self._patience} s: start one "
                 f"by `leveret coordinator`, or look at why the one there is silent"
             ) from error
         finally:
             self._requests.pop(hello.request, None)
+        if pending.error is not None:
+            raise pending.error
+
+    async def _greet(self, hello: messages.Hello) -> None:
+        while True:
+            try:
+                await self._publish(hello)
+                return
+            except TransportError as error:
+                if not isinstance(error, Unroutable) and self._patience is not None:
+                    raise
+                log.info("no coordinator yet", broker=self._where, reason=str(error))
+                await asyncio.sleep(RETRY_EVERY)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
@@ -201,48 +141,57 @@ class Session:
                 if pending := self._runs.get(reply.run):
                     pending.update(lambda pending: pending.unserved.append(reply))
             case messages.Finished() | messages.Rejected():
-                self._submissions.pop(reply.run, None)
-                if pending := self._runs.pop(reply.run, None):
-                    pending.settle(reply)
+                self._settle(reply.run, reply)
             case _:
-                if asked := self._requests.pop(reply.request, None):
-                    asked[0].settle(reply)
+                self._unanswered.pop(reply.request, None)
+                if pending := self._requests.pop(reply.request, None):
+                    pending.settle(reply)
+
+    def _settle(self, run: str, end: messages.Finished | messages.Rejected) -> None:
+        self._submissions.pop(run, None)
+        if pending := self._runs.pop(run, None):
+            pending.settle(end)
 
     def _ask_again(self) -> None:
         """A connection was lost and replies with it: ask about everything that is unanswered."""
-        waiting = {submission.run for submission in self._waiting}
-        self._waiting += [s for run, s in self._submissions.items() if run not in waiting]
-        self._send_waiting()
-        for _, request in self._requests.values():
+        not_sent = {submission.run for submission in self._waiting} | self._submitting
+        again = [s for run, s in self._submissions.items() if run not in not_sent]
+        while again:
+            self._send_batch(again)
+        for request in self._unanswered.values():
             self._spawn(self._send(request, ()))
         attached = tuple(run for run in self._runs if run not in self._submissions)
         if attached:
             self._spawn(self._send(messages.Attach(session=self.id, runs=attached), attached))
 
     def _send_waiting(self) -> None:
-        while self._waiting and self._on_their_way < ON_THEIR_WAY:
-            batch = self._next_batch()
-            self._on_their_way += 1
-            message = messages.Submit(session=self.id, submissions=batch)
-            self._spawn(self._send_batch(message, tuple(s.run for s in batch)))
+        while self._waiting and self._on_their_way < batches.ON_THEIR_WAY:
+            self._send_batch(self._waiting)
 
-    def _next_batch(self) -> tuple[messages.Submission, ...]:
-        size = 0
-        for count, submission in enumerate(self._waiting, start=1):
-            size += len(submission.arguments)
-            if size >= BYTES_IN_A_MESSAGE or count == MOST_IN_A_MESSAGE:
-                break
-        else:
-            count = len(self._waiting)
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return tuple(batch)
+    def _send_batch(self, submissions: list[messages.Submission]) -> None:
+        """Send the first of these submissions, as many as share a message."""
+        batch = batches.take(submissions, lambda submission: len(submission.arguments))
+        runs = tuple(submission.run for submission in batch)
+        self._on_their_way += 1
+        self._submitting.update(runs)
+        message = messages.Submit(session=self.id, submissions=tuple(batch))
+        self._spawn(self._submit(message, runs))
 
-    async def _send_batch(self, message: messages.Submit, runs: tuple[str, ...]) -> None:
+    async def _submit(self, message: messages.Submit, runs: tuple[str, ...]) -> None:
         try:
             await self._send(message, runs)
         finally:
             self._on_their_way -= 1
+            self._submitting.difference_update(runs)
+            self._send_cancels()
             self._send_waiting()
+
+    def _send_cancels(self) -> None:
+        """Cancel what the coordinator has heard of by now, all in one message."""
+        runs = tuple(run for run in self._to_cancel if run not in self._submitting)
+        self._to_cancel.difference_update(runs)
+        if runs:
+            self._spawn(self._send(messages.Cancel(session=self.id, runs=runs), ()))
 
     async def _send(self, message: messages.Wire, runs: tuple[str, ...]) -> None:
         """Publish; if that fails for good, whoever waits for these runs hears why."""
@@ -278,52 +227,56 @@ class Session:
         """Send something, unless the session is stopped."""
         if self._stopped:
             coroutine.close()
-        else:
-            _keep(self._sending, coroutine)
+            return
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     # -- from any thread --------------------------------------------------------------------------
 
     def submit(self, submission: messages.Submission) -> Pending:
         """Ask for a run. The answer is `Finished` or `Rejected`."""
         pending = Pending()
+        known = self._runs.setdefault(submission.run, pending)
+        if known is not pending:
+            return known  # asked for already: both hear its end
 
         def send() -> None:
-            if self._stopped:
-                pending.fail(CoordinatorUnreachable("the connection is closed"))
-                return
-            known = self._runs.get(submission.run)
-            if known is not None:  # the same run asked for twice at once: both hear its end
-                self._follow(known, pending)
-                return
-            self._runs[submission.run] = pending
             self._submissions[submission.run] = submission
             self._waiting.append(submission)
             if len(self._waiting) == 1:  # the first of this turn of the loop: the rest joins it
                 asyncio.get_running_loop().call_soon(self._send_waiting)
 
-        self._post(send)
+        self._post(send, pending)
         return pending
 
     def attach(self, run: str) -> Pending:
         """Ask how a run ends. The answer is `Finished`, or `Rejected` if there is no such run."""
         pending = Pending()
+        known = self._runs.setdefault(run, pending)
+        if known is not pending:
+            return known
 
         def send() -> None:
-            known = self._runs.get(run)
-            if known is not None:
-                self._follow(known, pending)
-                return
-            self._runs[run] = pending
             self._spawn(self._send(messages.Attach(session=self.id, runs=(run,)), (run,)))
 
-        self._post(send)
+        self._post(send, pending)
         return pending
 
     def cancel(self, run: str) -> None:
         """Ask that a run be stopped, with all below it."""
-        self._post(
-            lambda: self._spawn(self._send(messages.Cancel(session=self.id, runs=(run,)), ()))
-        )
+
+        def send() -> None:
+            for submission in self._waiting:
+                if submission.run == run:  # not sent yet, so it is not sent at all
+                    self._waiting.remove(submission)
+                    self._settle(run, messages.Finished(run=run, state="cancelled"))
+                    return
+            if not self._to_cancel:
+                asyncio.get_running_loop().call_soon(self._send_cancels)
+            self._to_cancel.add(run)
+
+        self._post(send)
 
     async def ask(
         self, number: str, request: messages.Wire, answer: type[R]
@@ -332,37 +285,41 @@ class Session:
 
         Raises `CoordinatorUnreachable` in time.
         """
-        pending = Pending()
+        pending = self._requests[number] = Pending()
 
         def send() -> None:
-            self._requests[number] = (pending, request)
+            self._unanswered[number] = request
             self._spawn(self._send(request, ()))
 
-        self._post(send)
+        self._post(send, pending)
         try:
             async with asyncio.timeout(self._patience):
                 await pending.until(lambda pending: pending.is_settled)
         except TimeoutError:
             raise CoordinatorUnreachable(
-                f"the coordinator at {self._where} did not answer within {self._patience:g} s"
+                f"the coordinator at {self._where} did not answer within {self._patience} s"
             ) from None
         finally:
-            self._post(lambda: self._requests.pop(number, None))
+            self._requests.pop(number, None)
+            self._post(lambda: self._unanswered.pop(number, None))
         if pending.error is not None:
             raise pending.error
         assert isinstance(pending.answer, (answer, messages.Refused)), pending.answer
         return pending.answer
 
-    def _follow(self, known: Pending, pending: Pending) -> None:
-        async def follow() -> None:
-            await known.until(lambda known: known.is_settled)
-            if known.error is not None:
-                pending.fail(known.error)
-            elif known.answer is not None:
-                pending.settle(known.answer)
-
-        _keep(self._following, follow())
-
-    def _post(self, function: Callable[[], Any]) -> None:
+    def _post(self, function: Callable[[], Any], pending: Pending | None = None) -> None:
+        """Run it on the session's loop; once the session is stopped, `pending` fails instead."""
         assert self._mailbox is not None, "the session was not started"
-        self._mailbox.post(function)
+
+        def run() -> None:
+            if not self._stopped:
+                function()
+            elif pending is not None:
+                pending.fail(_closed())
+
+        if not self._mailbox.post(run) and pending is not None:
+            pending.fail(_closed())
+
+
+def _closed() -> CoordinatorUnreachable:
+    return CoordinatorUnreachable("the connection was closed before the answer came")

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TextIO, TypeVar
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from leveret.calls import Call
+from leveret.errors import CoordinatorUnreachable
 from leveret.runs import Run
 from leveret_broker.messages import RunRow
 
@@ -38,13 +40,17 @@ async def watch(call: Call[R], *, to: TextIO | None = None) -> R:
     Progress goes to standard error, or to the file `to`. Raises what awaiting the call raises.
     """
     console = Console(file=to if to is not None else sys.stderr, highlight=False)
-    run = await call.start(await call.connection(), acknowledge=True)
+    run = await call.start(acknowledge=True)
     await run.accepted()
-    return await watch_run(run, console)
+    try:
+        return await watch_run(run, console)
+    except asyncio.CancelledError:
+        call.request_cancel()
+        raise
 
 
 async def watch_run(run: Run[R], console: Console) -> R:
-    """The same for a run that was started already."""
+    """The same for a run that was started already. Who stops watching doesn't stop it."""
     result = asyncio.ensure_future(run.result())
     try:
         if console.is_terminal:
@@ -53,21 +59,21 @@ async def watch_run(run: Run[R], console: Console) -> R:
         else:
             await _follow(run, result, Lines(console).show)
         return await result
-    except asyncio.CancelledError:
+    finally:
         result.cancel()
-        run.request_cancel()
-        raise
 
 
 async def _follow(
     run: Run[R], result: asyncio.Future[R], show: Callable[[Sequence[RunRow]], None]
 ) -> None:
-    while not result.done():
-        began = time.monotonic()
-        show(await run.show())
+    while True:
+        is_last, began = result.done(), time.monotonic()
+        with suppress(CoordinatorUnreachable):  # it may be back before the run has ended
+            show(await run.show())
+        if is_last:
+            return
         pause = max(LOOK_EVERY, 9 * (time.monotonic() - began))
         await asyncio.wait([result], timeout=pause)
-    show(await run.show())
 
 
 class Lines:

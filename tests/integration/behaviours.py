@@ -93,6 +93,18 @@ async def wait_between(started: str, go: str) -> None:
 
 
 @define.task
+def hold_a_process(started: str, go: str) -> None:
+    Path(started).touch()
+    while not Path(go).exists():
+        time.sleep(0.01)
+
+
+@define.task
+def leave_a_file(path: str) -> None:
+    Path(path).touch()
+
+
+@define.task
 def spin(started: str, stopped: str) -> None:
     """Burn the processor until stopped."""
     Path(started).touch()
@@ -143,6 +155,22 @@ async def hold(started: str, go: str) -> None:
 
 
 @define.workflow
+async def cancel_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@define.workflow
+async def exit_below() -> None:
+    async def helper() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(helper())
+
+
+@define.workflow
 async def equal_calls() -> list[int]:
     return await leveret.gather([add(1, 1) for _ in range(20)])
 
@@ -159,6 +187,8 @@ DEFINITIONS = (
     die,
     wait_for_file,
     wait_between,
+    hold_a_process,
+    leave_a_file,
     spin,
     call_inside,
     sum_of,
@@ -167,5 +197,7 @@ DEFINITIONS = (
     pass_on,
     wait_below,
     hold,
+    cancel_itself,
+    exit_below,
     equal_calls,
 )

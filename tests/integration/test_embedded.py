@@ -1,16 +1,21 @@
 """The runtime of a single process: scripts, notebooks, tests, and a folder that keeps the state."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import leveret
 from leveret import define
+from leveret.pending import mailbox_of
+from leveret_worker import service
 from tests.integration import behaviours as on
 from tests.integration.conftest import until
 
@@ -119,15 +124,12 @@ async def test_a_definition_made_anew_replaces_the_old_one() -> None:
 
 async def test_changed_code_gets_the_next_revision() -> None:
     async with leveret.local() as client:
-
-        @define.workflow(name="flow")
-        async def first() -> int:
-            return 1
-
-        @define.workflow(name="flow")
-        async def second() -> int:
-            return 2
-
+        namespace: dict[str, Any] = {"define": define}
+        flows: list[Any] = []
+        for result in (1, 2):  # as a notebook's cell that is edited and run again
+            exec(f"@define.workflow\nasync def flow(): return {result}", namespace)
+            flows.append(namespace["flow"])
+        first, second = flows
         assert [await first(), await second(), await first()] == [1, 2, 1]
         assert (await client.resolve("flow")).version == "2"
         assert await (await client.start("flow:1")).result() == 1
@@ -175,3 +177,83 @@ async def test_two_runtimes_side_by_side_know_nothing_of_each_other() -> None:
         assert await run.result() == 2
         with pytest.raises(leveret.IdentificationError):
             await two.show(run.id)
+
+
+async def test_what_is_awaited_after_the_client_was_closed_says_so() -> None:
+    async with leveret.local() as client:
+        run = await client.start(on.add(1))
+        other = client.run(run.id)
+        await run.result()
+    with pytest.raises(leveret.LeveretError, match="closed"):
+        await asyncio.wait_for(other.result(), 5)
+
+
+async def test_who_waits_when_the_client_is_closed_is_told(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    async with leveret.local() as client:
+        run = await client.start(on.hold(str(started), str(tmp_path / "never")))
+        waiting = [asyncio.ensure_future(one.result()) for one in (run, client.run(run.id))]
+        await until(started.exists)
+    for one in waiting:
+        with pytest.raises(leveret.LeveretError, match="closed"):
+            await asyncio.wait_for(one, 5)
+
+
+async def test_nesting_may_be_deeper_than_a_consumer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "WORKFLOW_PREFETCH", 5)
+    async with leveret.local():
+        assert await on.nest(23) == 23
+
+
+async def test_two_functions_of_one_name_are_told_apart() -> None:
+    @define.task(name="shared")
+    def one() -> int:
+        return 1
+
+    @define.task(name="shared")
+    def two() -> int:
+        return 2
+
+    async with leveret.local():
+        assert await one() == 1
+        with pytest.raises(leveret.DefinitionError, match="different code"):
+            await two()
+
+
+async def test_in_a_notebook_changed_helpers_are_used() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__", "define": define}
+    exec("def helper(): return 1\n@define.task\ndef use(): return helper()", namespace)
+    async with leveret.local(processes=1):
+        assert await namespace["use"]() == 1
+        exec("def helper(): return 2", namespace)
+        assert await namespace["use"]() == 2
+
+
+def test_a_thread_that_runs_on_holds_no_program_up() -> None:
+    code = """
+        import asyncio, time
+        from leveret import define
+
+        @define.task(runs_in="thread")
+        def forever() -> None:
+            time.sleep(600)
+
+        async def main() -> None:
+            try:
+                await asyncio.wait_for(forever(), 0.5)
+            except TimeoutError:
+                print("left")
+
+        asyncio.run(main())
+    """
+    assert run_script(code, "-").stdout == "left\n"
+
+
+def test_a_closed_loop_is_not_kept() -> None:
+    loop = asyncio.new_event_loop()
+    mailbox, kept = mailbox_of(loop), weakref.ref(loop)
+    loop.close()
+    assert not mailbox.post(lambda: None)
+    del loop
+    gc.collect()
+    assert kept() is None

@@ -186,6 +186,45 @@ async def test_what_ended_is_not_cancelled(client: Client) -> None:
     assert await client.run(run.id).result() == 2
 
 
+async def test_what_was_cancelled_before_it_began_never_begins(
+    client: Client, tmp_path: Path
+) -> None:
+    """All slots for processes are taken, so nothing else can begin meanwhile."""
+    go = tmp_path / "go"
+    holding = [
+        await client.start(on.hold_a_process(str(tmp_path / str(n)), str(go))) for n in range(2)
+    ]
+    await until((tmp_path / "0").exists)
+    await until((tmp_path / "1").exists)
+    for turns in range(60):
+        call = asyncio.create_task(on.leave_a_file(str(tmp_path / f"begun-{turns}")))
+        for _ in range(turns % 12):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while any(row.state != "cancelled" for row in await client.runs(definition="leave_a_file")):
+            await asyncio.sleep(0.02)
+    go.touch()
+    for run in holding:
+        await run.result()
+    assert await on.echo(1) == 1
+    assert not list(tmp_path.glob("begun-*"))
+
+
+async def test_code_that_cancels_itself_fails_its_run_and_not_who_awaits() -> None:
+    with pytest.raises(leveret.RunCancelled, match="cancelled itself"):
+        await on.cancel_itself()
+    assert await on.add(1) == 2
+
+
+async def test_code_that_exits_fails_its_run_and_nothing_else() -> None:
+    with pytest.raises(SystemExit):
+        await on.exit_below()
+    assert await on.add(1) == 2
+    assert await on.sum_of([1]) == 1
+
+
 # -- calls are awaitables -------------------------------------------------------------------------
 
 
@@ -243,6 +282,17 @@ async def test_a_database_id_is_an_identifier(client: Client) -> None:
 async def test_an_unknown_identifier_offers_the_nearest(client: Client) -> None:
     with pytest.raises(leveret.IdentificationError, match="sum_of"):
         await client.start("sum_off")
+
+
+async def test_several_who_wait_for_one_run_all_hear_its_end(
+    client: Client, tmp_path: Path
+) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    run = await client.start(on.hold(str(started), str(go)))
+    waiting = [asyncio.ensure_future(client.run(run.id).result()) for _ in range(3)]
+    await until(started.exists)
+    go.touch()
+    assert await asyncio.gather(*waiting, run.result()) == [None] * 4
 
 
 async def test_an_unknown_run_is_an_identification_error(client: Client) -> None:

@@ -52,6 +52,16 @@ def test_a_call_that_is_never_awaited_warns() -> None:
     call.close()
 
 
+async def test_a_call_that_is_cancelled_before_it_began_does_not_warn() -> None:
+    call = add(1)
+    task = asyncio.create_task(call)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    call.__del__()
+
+
 def test_a_closed_call_does_not_warn() -> None:
     call = add(1)
     call.close()

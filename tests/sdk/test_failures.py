@@ -21,7 +21,7 @@ from leveret import errors, payload
 from leveret.errors import RemoteError
 from leveret.failures import RemoteTraceback, decode_failure, describe, encode_failure
 from leveret.payload import Context
-from leveret.session import Pending
+from leveret.pending import Pending
 from leveret_broker.messages import Failure
 
 KEY = payload.load_key(payload.new_key())
@@ -215,7 +215,7 @@ def test_frames_of_leveret_around_the_users_are_left_out() -> None:
 
     text = describe(built(through_leveret)).traceback
     assert text.index("in through_leveret") < text.index("in users_function")
-    assert "session.py" not in text
+    assert "pending.py" not in text
 
 
 def test_an_error_of_two_processes_reads_from_the_inside_to_the_outside() -> None:

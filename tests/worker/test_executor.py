@@ -269,3 +269,28 @@ async def test_idle_means_that_nothing_executes(bench: Bench) -> None:
     assert not idle.done()
     bench.runner.end("a")
     await asyncio.wait_for(idle, 5)
+
+
+async def test_a_confirmed_run_that_is_delivered_again_is_not_executed_again(bench: Bench) -> None:
+    await bench.deliver("a")
+    bench.runner.end("a")
+    await bench.reporter.flush()
+    await bench.deliver("a")
+    assert bench.runner.begun == ["a"]
+    assert await bench.left_in_the_queue() == 0
+
+
+async def test_an_execution_without_an_outcome_is_given_back(bench: Bench) -> None:
+    await bench.deliver("a")
+    bench.runner.running.pop("a")(None)
+    await bench.until_accepted(2)
+    assert bench.runner.begun == ["a", "a"]
+
+
+async def test_what_is_held_of_a_queue_is_counted_until_it_is_confirmed(bench: Bench) -> None:
+    await bench.deliver("a")
+    await bench.deliver("b")
+    assert bench.executor.held(QUEUE) == 2
+    bench.runner.end("a")
+    await bench.reporter.flush()
+    assert bench.executor.held(QUEUE) == 1

@@ -64,10 +64,14 @@ def test_a_function_whose_name_means_another_by_now_goes_by_value(
     assert refer(replaced).pickled is not None
 
 
-def test_a_function_is_pickled_once() -> None:
-    def local() -> None: ...
-
-    assert refer(local) is refer(local)
+def test_by_value_a_function_brings_its_helpers_as_they_are_now() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("def helper(): return 1\ndef task(): return helper()", namespace)
+    before = refer(namespace["task"])
+    assert before == refer(namespace["task"])
+    exec("def helper(): return 2", namespace)
+    assert find(refer(namespace["task"]))() == 2
+    assert find(before)() == 1
 
 
 def test_what_can_not_be_pickled_is_an_error_that_says_what_to_do() -> None:

@@ -16,6 +16,9 @@ from leveret.definitions import Definition, Task
 from leveret_broker.messages import Invocation
 from leveret_broker.transport import Delivery
 
+Attempt = tuple[str, int]
+"""A run's id and the number of the attempt at it."""
+
 
 class Bundle:
     """The runs that came in one delivery and are settled with it."""
@@ -32,7 +35,7 @@ class Bundle:
             self._delivery.ack()
 
     def give_back(self) -> None:
-        """Put the message back for another worker, who finds what is done already done."""
+        """Put the message back for another worker."""
         if not self._given_back and self._open > 0:
             self._given_back = True
             self._delivery.nack()
@@ -68,6 +71,10 @@ class Execution:
         self.is_dropped = self.is_given_back = True
         for bundle in self.bundles:
             bundle.give_back()
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.invocation.run, self.invocation.attempt
 
     @property
     def run(self) -> str:

@@ -1,21 +1,21 @@
 """Executes what was delivered: who may start, where it runs, and what its end means.
 
-A run is known here from its delivery until its outcome is confirmed or unwanted, so that a second
-delivery in between is never a second execution.
+A run is known here from its delivery until its outcome is confirmed or unwanted, and remembered for
+a while after that: a second delivery to the same worker is not a second execution.
 
 Everything here runs on the loop that keeps the connection, user code never does: async functions
 have an event loop of their own on another thread, sync tasks child processes or other threads.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from leveret_broker import logs, messages
 from leveret_broker.clock import Clock
-from leveret_worker.execution import Execution
+from leveret_worker.execution import Attempt, Execution
 from leveret_worker.perform import Ending
 from leveret_worker.reporter import Reporter
 
@@ -23,8 +23,10 @@ log = logs.get_logger("leveret.worker")
 
 ANNOUNCE_AFTER = 0.25
 """Seconds after which a run that is still executing is announced as running."""
-CANCELLED_REMEMBERED = 10_000
-"""Ids of cancelled runs that are kept for invocations still in a queue."""
+REMEMBERED = 10_000
+"""Cancelled runs, and confirmed attempts, that are kept in case they are delivered later."""
+
+T = TypeVar("T")
 
 
 class Runner(Protocol):
@@ -33,7 +35,7 @@ class Runner(Protocol):
     def begin(self, execution: Execution, ended: Callable[[Ending | None], None]) -> None:
         """Run it and call back, once and on the connection's loop, with how it ended.
 
-        `None` stands for an end that nobody is to hear of. Sets `execution.stop`.
+        `None` stands for no outcome: it was stopped, or never ran. Sets `execution.stop`.
         """
         ...
 
@@ -60,8 +62,10 @@ class Executor:
         self._reporter = reporter
         self._clock = clock
         self._waiting: deque[Execution] = deque()
-        self._executing: set[Execution] = set()
-        self._known: dict[str, Execution] = {}
+        self._executing: dict[Execution, None] = {}
+        self._known: dict[Attempt, Execution] = {}
+        self._confirmed: OrderedDict[Attempt, None] = OrderedDict()
+        self._held: Counter[str] = Counter()
         self._busy_slots = 0
         self._busy_processes = 0
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -77,26 +81,30 @@ class Executor:
         """How many tasks of a kind can execute at once."""
         return min(self._slots, self._processes) if process else self._slots
 
+    def held(self, queue: str) -> int:
+        """Runs of one definition that wait here, execute, or are not confirmed yet."""
+        return self._held[queue]
+
     def accept(self, execution: Execution) -> None:
         """Take one more; it starts as soon as there is room."""
-        if execution.run in self._cancelled:
+        if execution.run in self._cancelled or execution.attempt in self._confirmed:
             execution.done()
-        elif known := self._known.get(execution.run):
+        elif known := self._known.get(execution.attempt):
             known.bundles += execution.bundles
         else:
-            self._known[execution.run] = execution
+            self._known[execution.attempt] = execution
+            self._held[execution.queue] += 1
             self._waiting.append(execution)
             self._start_next()
 
     def cancel(self, runs: Iterable[str]) -> None:
         """Stop these runs, now or when they arrive. Their outcomes are no longer wanted."""
-        for run in runs:
-            self._cancelled[run] = None
-            if execution := self._known.get(run):
-                execution.is_dropped = True
-                execution.stop()
-        while len(self._cancelled) > CANCELLED_REMEMBERED:
-            self._cancelled.popitem(last=False)
+        unwanted = set(runs)
+        for run in unwanted:
+            _remember(self._cancelled, run)
+        for execution in [one for one in self._known.values() if one.run in unwanted]:
+            execution.is_dropped = True
+            execution.stop()
         for execution in [waiting for waiting in self._waiting if waiting.is_dropped]:
             self._waiting.remove(execution)
             self._forget(execution)
@@ -139,7 +147,7 @@ class Executor:
     def _start(self, execution: Execution) -> None:
         self._busy_slots += execution.needs_slot
         self._busy_processes += execution.needs_process
-        self._executing.add(execution)
+        self._executing[execution] = None
         self._idle.clear()
         execution.started_at = self._clock.now()
         loop = asyncio.get_running_loop()
@@ -169,19 +177,28 @@ class Executor:
     def _ended(self, execution: Execution, ending: Ending | None) -> None:
         self._busy_slots -= execution.needs_slot
         self._busy_processes -= execution.needs_process
-        self._executing.discard(execution)
-        if execution.is_dropped or ending is None:
+        del self._executing[execution]
+        if execution.is_dropped:
+            self._forget(execution)
+        elif ending is None:
+            execution.give_back()  # it has no outcome, so it is for somebody else to execute
             self._forget(execution)
         else:
-            confirmed = partial(self._forget, execution)
+            confirmed = partial(self._reported, execution)
             self._reporter.report(self._outcome(execution, ending), confirmed)
         self._start_next()
         if not self._executing:
             self._idle.set()
 
+    def _reported(self, execution: Execution) -> None:
+        """Its outcome is confirmed. After a lost connection it may still be delivered again."""
+        _remember(self._confirmed, execution.attempt)
+        self._forget(execution)
+
     def _forget(self, execution: Execution) -> None:
-        """Its outcome is confirmed, or nobody wants it."""
-        del self._known[execution.run]
+        """It is done with: its deliveries are settled."""
+        del self._known[execution.attempt]
+        self._held[execution.queue] -= 1
         execution.done()
 
     def _outcome(self, execution: Execution, ending: Ending) -> messages.Outcome:
@@ -196,3 +213,9 @@ class Executor:
             started_at=execution.started_at,
             finished_at=self._clock.now(),
         )
+
+
+def _remember(kept: OrderedDict[T, None], item: T) -> None:
+    kept[item] = None
+    if len(kept) > REMEMBERED:
+        kept.popitem(last=False)

@@ -7,7 +7,6 @@ A child process never runs the user's script again, as `multiprocessing` does: a
 import importlib
 import importlib.util
 import sys
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,6 @@ from typing import Any
 import cloudpickle
 
 from leveret.errors import PayloadError
-
-_by_value: "weakref.WeakKeyDictionary[Callable[..., Any], FunctionRef]"
-_by_value = weakref.WeakKeyDictionary()
-"""Those that were pickled. A name is looked up each time: a reload may have given it away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +31,12 @@ class FunctionRef:
 
 
 def refer(fn: Callable[..., Any]) -> FunctionRef:
-    """A reference to a function. What goes by value is pickled once, when it is first needed.
+    """A reference to a function.
 
-    Raises `PayloadError` if it must go by value and what it refers to can't be pickled.
+    What goes by value is pickled each time: in a notebook the helpers and data that it refers to
+    may have changed since. Raises `PayloadError` if what it refers to can't be pickled.
     """
-    ref = _by_reference(fn) or _by_value.get(fn)
-    if ref is None:
-        ref = _by_value[fn] = _pickled(fn)
-    return ref
+    return _by_reference(fn) or _pickled(fn)
 
 
 def find(ref: FunctionRef) -> Callable[..., Any]:

@@ -27,6 +27,10 @@ __all__ = ["Ending", "Job", "ProcessPool"]
 TRIES = 3
 """Children that a job is given to before it counts as the reason for their deaths."""
 
+MOST_FUNCTIONS = 500
+"""Functions that a child keeps before it is replaced: a function that travels by value is another
+one whenever anything that it refers to has changed."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -62,6 +66,8 @@ class _Worker:
     request: _Request | None = None
     numbers: dict[FunctionRef, int] = field(default_factory=dict[FunctionRef, int])
     """The functions that it was given."""
+    is_outdated: bool = False
+    """It gets no further job."""
     path: list[str] = field(default_factory=list[str])
     """The `sys.path` that it was given last."""
 
@@ -121,6 +127,14 @@ class ProcessPool:
                 await worker.child.wait_exited()
             raise
 
+    def renew(self) -> None:
+        """Give no further job to the children that there are: code that they loaded has changed."""
+        idle, self._idle = self._idle, []
+        for worker in self._workers:
+            worker.is_outdated = True
+        for worker in idle:
+            worker.child.end()
+
     def _dispatch(self) -> None:
         while self._waiting:
             if self._waiting[0].answer.done():  # cancelled while it waited
@@ -158,6 +172,8 @@ class ProcessPool:
         request.worker = None
         if not request.answer.done():
             request.answer.set_result(ending)
+        if worker.is_outdated or len(worker.numbers) >= MOST_FUNCTIONS:
+            worker.child.end()
         if not worker.child.is_ending:
             self._idle.append(worker)
             self._dispatch()

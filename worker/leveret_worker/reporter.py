@@ -6,18 +6,17 @@ A delivery is settled only once the outcome is confirmed on a durable queue.
 import asyncio
 from collections.abc import Callable
 
-from leveret_broker import codec, logs, messages, topology
+from leveret_broker import batches, codec, logs, messages, topology
 from leveret_broker.errors import TransportClosed, TransportError
 from leveret_broker.transport import Outgoing, Transport
 
 log = logs.get_logger("leveret.worker")
 
-MOST_IN_A_MESSAGE = 200
-BYTES_IN_A_MESSAGE = 1 << 20
-ON_THEIR_WAY = 4
-"""Messages published and not yet confirmed, at most."""
 RETRY_EVERY = 1.0
 """Seconds between two tries while the broker takes nothing."""
+
+
+Reported = tuple[messages.Outcome, Callable[[], None]]
 
 
 class Reporter:
@@ -26,7 +25,7 @@ class Reporter:
     def __init__(self, transport: Transport, worker: str) -> None:
         self._transport = transport
         self._worker = worker
-        self._outcomes: list[tuple[messages.Outcome, Callable[[], None]]] = []
+        self._outcomes: list[Reported] = []
         self._started: list[messages.Started] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
@@ -59,7 +58,7 @@ class Reporter:
 
     def _send(self) -> None:
         self._is_scheduled = False
-        while (self._outcomes or self._started) and len(self._sending) < ON_THEIR_WAY:
+        while (self._outcomes or self._started) and len(self._sending) < batches.ON_THEIR_WAY:
             task = asyncio.get_running_loop().create_task(self._publish(*self._next_batch()))
             self._sending.add(task)
             task.add_done_callback(self._sent)
@@ -70,13 +69,7 @@ class Reporter:
             self._send()
 
     def _next_batch(self) -> tuple[messages.Outcomes, list[Callable[[], None]]]:
-        size = count = 0
-        for outcome, _ in self._outcomes[:MOST_IN_A_MESSAGE]:
-            size += len(outcome.result or b"") + len(outcome.error or b"")
-            count += 1
-            if size >= BYTES_IN_A_MESSAGE:
-                break
-        batch, self._outcomes = self._outcomes[:count], self._outcomes[count:]
+        batch = batches.take(self._outcomes, _size)
         started, self._started = tuple(self._started), []
         outcomes = tuple(outcome for outcome, _ in batch)
         message = messages.Outcomes(worker=self._worker, outcomes=outcomes, started=started)
@@ -100,3 +93,8 @@ class Reporter:
                 await asyncio.sleep(RETRY_EVERY)
         for call in confirmed:
             call()
+
+
+def _size(reported: Reported) -> int:
+    outcome, _ = reported
+    return len(outcome.result or b"") + len(outcome.error or b"")

@@ -1,14 +1,14 @@
 """The three places where user code runs: an event loop of its own, threads, child processes."""
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from leveret.connection import Connection
 from leveret.context import RunContext
 from leveret.errors import WorkerLost
 from leveret_broker.lifecycle import IoThread, LoopMailbox
-from leveret_worker.errors import ChildDied
+from leveret_worker.errors import ChildDied, PoolStopped
 from leveret_worker.execution import Execution
 from leveret_worker.functions import refer
 from leveret_worker.perform import Ending, failed, perform, perform_async
@@ -45,32 +45,42 @@ class AsyncRunner:
         is_workflow = execution.definition.kind == "workflow"
         context = _context(execution, self._connection if is_workflow else None)
         fn, arguments = execution.definition.fn, execution.invocation.arguments
-        tasks: list[asyncio.Task[None]] = []
+        begun: list[asyncio.Task[Ending]] = []
 
-        async def run() -> None:
-            ending = None
+        async def run() -> Ending:
             try:
-                ending = await perform_async(fn, arguments, run=context, key=self._key)
-            finally:
-                self._home.post(lambda: ended(ending))
+                return await perform_async(fn, arguments, run=context, key=self._key)
+            except asyncio.CancelledError as error:
+                if execution.is_dropped:
+                    raise
+                return failed(error, run=context, key=self._key)  # its own code cancelled it
+
+        def done(task: asyncio.Task[Ending]) -> None:
+            ending = None if task.cancelled() else task.result()
+            self._home.post(lambda: ended(ending))
 
         def start() -> None:
-            tasks.append(self._thread.loop.create_task(run(), name=execution.run))
+            task = self._thread.loop.create_task(run(), name=execution.run)
+            task.add_done_callback(done)
+            begun.append(task)
 
         def stop() -> None:
             context.abandoned = execution.is_given_back
-            for task in tasks:
+            for task in begun:
                 task.cancel()
 
-        execution.stop = lambda: self._thread.post(stop)
+        execution.stop = lambda: _discard(self._thread.post(stop))
         self._thread.post(start)
 
 
 class ThreadRunner:
-    """Sync tasks with `runs_in="thread"`. A thread can't be stopped: it runs to its end."""
+    """Sync tasks with `runs_in="thread"`, each on a thread of its own.
 
-    def __init__(self, threads: int, home: LoopMailbox, key: bytes | None) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="leveret-task")
+    A thread can't be stopped: it runs to its end, or to that of the process, since no process waits
+    for it.
+    """
+
+    def __init__(self, home: LoopMailbox, key: bytes | None) -> None:
         self._home = home
         self._key = key
 
@@ -79,16 +89,11 @@ class ThreadRunner:
         context = _context(execution)
         fn, arguments = execution.definition.fn, execution.invocation.arguments
 
-        def done(future: Future[Ending]) -> None:
-            self._home.post(lambda: ended(None if future.cancelled() else future.result()))
+        def run() -> None:
+            ending = perform(fn, arguments, run=context, key=self._key)
+            self._home.post(lambda: ended(ending))
 
-        future = self._pool.submit(perform, fn, arguments, run=context, key=self._key)
-        execution.stop = lambda: _discard(future.cancel())
-        future.add_done_callback(done)
-
-    def close(self) -> None:
-        """Start no more. Those that run are left to their end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        threading.Thread(target=run, name=f"leveret-{execution.run}", daemon=True).start()
 
 
 class ProcessRunner:
@@ -104,7 +109,7 @@ class ProcessRunner:
         execution.stop = lambda: _discard(task.cancel())
         task.add_done_callback(lambda task: ended(None if task.cancelled() else task.result()))
 
-    async def _run(self, execution: Execution) -> Ending:
+    async def _run(self, execution: Execution) -> Ending | None:
         try:
             return await self._pool.run(
                 Job(
@@ -122,6 +127,8 @@ class ProcessRunner:
                 f"run {execution.run} of {execution.queue} failed in attempt {attempt}: {error}"
             )
             return failed(lost, run=_context(execution), key=self._key)
+        except PoolStopped:
+            return None
         except Exception as error:
             return failed(error, run=_context(execution), key=self._key)
 

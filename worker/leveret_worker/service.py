@@ -3,7 +3,9 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from leveret.connection import Connection
@@ -25,12 +27,19 @@ log = logs.get_logger("leveret.worker")
 
 DEFAULT_SLOTS = 32
 WORKFLOW_PREFETCH = 2_000
-"""Workflow runs that a worker holds of one definition: the most that a quorum queue hands out."""
+"""Runs of one workflow that a consumer holds, the most that a quorum queue hands out.
+
+A workflow that calls itself more deeply would wait for ever, so a worker that holds as many opens a
+further consumer.
+"""
 DRAIN_SECONDS = 30.0
 """How long running tasks may take to end after a SIGTERM, before they are given back."""
 
 REPORT_SECONDS = 5.0
 """How long the last outcomes may take to be confirmed when a worker stops."""
+
+GOODBYE_SECONDS = 2.0
+"""How long the broker may take to hear that a worker leaves."""
 
 
 class WorkerService:
@@ -65,10 +74,10 @@ class WorkerService:
         self._served: dict[str, Definition[..., Any]] = {}
         self._records: dict[str, messages.DefinitionRecord] = {}
         self._consumers: list[Consumer] = []
-        self._threads: ThreadRunner | None = None
+        self._windows: Counter[str] = Counter()
         self._executor: Executor | None = None
         self._heart: Heart | None = None
-        self._setting_aside: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- starting and stopping --------------------------------------------------------------------
 
@@ -106,8 +115,10 @@ class WorkerService:
         Tasks have `grace` seconds to end.
         """
         log.info("worker stops", worker=self.id)
-        for consumer in self._consumers:
-            await consumer.cancel()
+        with suppress(TransportError, TimeoutError):  # a lost connection cancels them as well
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                for consumer in self._consumers:
+                    await consumer.cancel()
         if self._executor is not None:
             self._executor.give_back_waiting()
             self._executor.give_back_executing(workflows_only=True)
@@ -116,8 +127,6 @@ class WorkerService:
             await self._heart.stop()
         await self._leave()
         await self._pool.stop()
-        if self._threads is not None:
-            self._threads.close()
         self._reporter.close()
         await self._session.stop()
         self._user_thread.stop()
@@ -136,19 +145,20 @@ class WorkerService:
 
     async def _leave(self) -> None:
         try:
-            await self._request(messages.Goodbye(worker=self.id))
-        except TransportError as error:
-            log.debug("left without a goodbye", reason=str(error))
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._request(messages.Goodbye(worker=self.id))
+                await self._transport.delete(topology.control_queue(self.id).name)
+        except (TransportError, TimeoutError) as error:
+            log.info("left without a goodbye", reason=str(error))
 
     def _assembled(self) -> Executor:
         home = LoopMailbox(asyncio.get_running_loop())
         connection = Connection(
             self._session, project=self._project, key=self._key, serve=self._serve_more
         )
-        self._threads = ThreadRunner(self._slots, home, self._key)
         return Executor(
             asynchronous=AsyncRunner(self._user_thread, home, self._key, connection),
-            thread=self._threads,
+            thread=ThreadRunner(home, self._key),
             process=ProcessRunner(self._pool, self._key),
             slots=self._slots,
             processes=self._processes,
@@ -174,6 +184,8 @@ class WorkerService:
         )
         for definition, record in zip(definitions, answer.definitions, strict=True):
             is_new = record.queue not in self._served
+            if not is_new and self._served[record.queue] is not definition:
+                self._pool.renew()  # children may have loaded what it was before
             self._served[record.queue] = definition
             self._records[record.queue] = record
             if is_new:
@@ -183,6 +195,7 @@ class WorkerService:
         return answer.definitions
 
     async def _consume(self, definition: Definition[..., Any], queue: str) -> None:
+        self._windows[queue] += 1
         await self._transport.declare(topology.work_queue(queue))
         self._consumers.append(
             await self._transport.consume(
@@ -204,17 +217,22 @@ class WorkerService:
         except MalformedMessage as error:
             self._set_aside(delivery, str(error))
             return
+        definition = self._served[delivery.queue]
         bundle = Bundle(delivery, len(message.runs))
         for invocation in message.runs:
             self._executor.accept(
                 Execution(
                     invocation=invocation,
-                    definition=self._served[delivery.queue],
+                    definition=definition,
                     queue=delivery.queue,
                     project=message.project,
                     bundles=[bundle],
                 )
             )
+
+        held, windows = self._executor.held(delivery.queue), self._windows[delivery.queue]
+        if definition.kind == "workflow" and held >= windows * WORKFLOW_PREFETCH:
+            self._spawn(self._consume(definition, delivery.queue))
 
     def _on_control(self, delivery: Delivery) -> None:
         assert self._executor is not None, "the worker was started"
@@ -245,9 +263,12 @@ class WorkerService:
             else:
                 delivery.ack()
 
-        task = asyncio.get_running_loop().create_task(publish())
-        self._setting_aside.add(task)
-        task.add_done_callback(self._setting_aside.discard)
+        self._spawn(publish())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _beat(self) -> None:
         assert self._executor is not None, "the worker was started"
@@ -277,7 +298,7 @@ def _spec(definition: Definition[..., Any]) -> messages.DefinitionSpec:
         name=definition.name,
         version=definition.version,
         fingerprint=definition.fingerprint,
-        module=definition.fn.__module__,
+        module=definition.module,
         qualname=definition.fn.__qualname__,
         description=definition.description,
     )

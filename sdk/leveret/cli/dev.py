@@ -2,6 +2,9 @@
 
 import asyncio
 import sys
+import threading
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,6 +14,7 @@ from leveret.cli.services import load
 from leveret.cli.start import arguments, finish
 from leveret.client import Client, local
 from leveret.errors import LeveretError
+from leveret_broker.lifecycle import LoopMailbox
 
 HELP = """Type an identifier, and its arguments as JSON if it takes any:
 
@@ -47,17 +51,34 @@ async def _serve(client: Client) -> None:
         await _definitions(client)
         if sys.stdin.isatty():
             click.echo(f"\n{HELP}\n")
-        while (line := await asyncio.to_thread(_read)) is not None:
+        async for line in _lines():
             if line.strip():
                 await _obey(client, line.strip())
 
 
-def _read() -> str | None:
-    """One line from standard input, `None` at its end."""
+async def _lines() -> AsyncIterator[str]:
+    """What is typed, line by line.
+
+    It is read on a daemon thread, because nothing else could leave a prompt that is interrupted.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        typed: asyncio.Future[str | None] = loop.create_future()
+        read = partial(_read, LoopMailbox(loop), typed)
+        threading.Thread(target=read, name="leveret-prompt", daemon=True).start()
+        line = await typed
+        if line is None:
+            return
+        yield line
+
+
+def _read(mailbox: LoopMailbox, typed: "asyncio.Future[str | None]") -> None:
+    """Read one line from standard input, `None` at its end."""
     try:
-        return input("leveret> " if sys.stdin.isatty() else "")
+        line = input("leveret> " if sys.stdin.isatty() else "")
     except EOFError:
-        return None
+        line = None
+    mailbox.post(lambda: typed.set_result(line) if not typed.done() else None)
 
 
 async def _obey(client: Client, line: str) -> None:

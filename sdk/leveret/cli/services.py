@@ -4,6 +4,10 @@ With `leveret.embedded` the only place that imports coordinator and worker.
 """
 
 import asyncio
+import logging
+import os
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ from leveret_coordinator.errors import CatalogError
 from leveret_coordinator.service import CoordinatorService
 from leveret_worker.loader import load_apps
 from leveret_worker.service import WorkerService
+
+log = logs.get_logger("leveret")
 
 
 @click.command()
@@ -93,3 +99,14 @@ def _serve(transport: RabbitTransport, service: Service) -> None:
         raise CoordinatorUnreachable(str(error)) from error
     except CatalogError as error:
         raise StateError(str(error)) from error
+    _leave_threads_behind()
+
+
+def _leave_threads_behind() -> None:
+    """End the process even if threads of the user's code run on: their runs were given back."""
+    left = [thread.name for thread in threading.enumerate()[1:] if not thread.daemon]
+    if left:
+        log.warning("threads are left behind", threads=left)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)

@@ -78,6 +78,9 @@ async def finish(started: Run[Any], *, as_json: bool = False, kept: bool) -> int
     console = Console(stderr=True, highlight=False)
     try:
         result = await watch_run(started, console)
+    except asyncio.CancelledError:
+        started.request_cancel()
+        raise
     except (CoordinatorUnreachable, IdentificationError, NotDeployedError):
         raise
     except Exception as error:
