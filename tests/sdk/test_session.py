@@ -12,7 +12,7 @@ from leveret.session import Session
 from leveret_broker import codec, identifiers, messages, topology
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
-from leveret_broker.transport import Outgoing, QueueStatus
+from leveret_broker.transport import Outgoing
 from leveret_coordinator.service import CoordinatorService
 
 
@@ -47,9 +47,10 @@ class Site:
             acknowledge=acknowledge,
         )
 
-    async def state(self, run: str) -> str:
-        asked = messages.ShowRun(session=self.session.id, request=f"show-{run}", run=run)
-        answer = await self.session.ask(asked.request, asked, messages.Tree)
+    async def state(self, run: str, session: Session | None = None) -> str:
+        asker = session or self.session
+        asked = messages.ShowRun(session=asker.id, request=identifiers.new_id("request"), run=run)
+        answer = await asker.ask(asked.request, asked, messages.Tree)
         assert isinstance(answer, messages.Tree)
         return answer.runs[0].state
 
@@ -179,14 +180,16 @@ async def test_an_end_that_was_told_while_the_caller_was_away_is_asked_for_again
         finished_at=2.0,
     )
     body = codec.encode(messages.Outcomes(worker="worker", outcomes=(outcome,)))
+    other = Session(onlooker, where="memory")
+    await other.start()
     await onlooker.publish(Outgoing(queue=topology.OUTCOMES.name, body=body))
     async with asyncio.timeout(5):
-        while (await onlooker.inspect(topology.OUTCOMES.name)) != QueueStatus(
-            messages=0, consumers=1
-        ):
+        while await site.state(submission.run, other) != "succeeded":
             await asyncio.sleep(0)
+        await site.state(submission.run, other)  # the reply of that batch is published by now
         site.transport.come_back_soon()
         await pending.until(lambda pending: pending.is_settled)
     assert isinstance(pending.answer, messages.Finished)
     assert pending.answer.result == b"result"
+    await other.stop()
     await onlooker.close()
