@@ -13,7 +13,10 @@ def rabbit_node(pytestconfig: pytest.Config) -> Generator[rabbit.RabbitNode]:
     terminal = pytestconfig.pluginmanager.getplugin("terminalreporter")
     assert isinstance(terminal, pytest.TerminalReporter)
     # Through the reporter, because pytest keeps back what is printed: a hang must show where it is.
-    with rabbit.running_node(lambda line: terminal.write_line(f"\nrabbitmq: {line}")) as node:
+    with (
+        rabbit.interrupted_by_sigterm(),
+        rabbit.running_node(lambda line: terminal.write_line(f"\nrabbitmq: {line}")) as node,
+    ):
         yield node
 
 

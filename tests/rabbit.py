@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
@@ -99,6 +100,7 @@ class PrivateNode(RabbitNode):
         self._port = port
         self._server: subprocess.Popen[bytes] | None = None
         self._mapper: subprocess.Popen[bytes] | None = None
+        self._watchers: dict[int, subprocess.Popen[bytes]] = {}
         home = folder / "home"
         home.mkdir()
         cookie = home / ".erlang.cookie"
@@ -137,6 +139,7 @@ class PrivateNode(RabbitNode):
                 start_new_session=True,
             )
         server = self._server
+        self._watchers[server.pid] = end_with_this_process(server)
 
         def is_up() -> bool:
             if server.poll() is not None:
@@ -149,17 +152,25 @@ class PrivateNode(RabbitNode):
     def stop(self) -> None:
         for process in (self._server, self._mapper):
             if process is not None:
+                self._dismiss_watcher(process)
                 _end(process)
         self._server = self._mapper = None
 
     def kill(self) -> None:
         """End the node as a power cut would."""
         assert self._server is not None
+        self._dismiss_watcher(self._server)
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
 
     def ctl(self, *args: str) -> str:
         return _output([str(self._scripts / "rabbitmqctl"), "-q", *args], self._environment)
+
+    def _dismiss_watcher(self, process: subprocess.Popen[bytes]) -> None:
+        """Before the process ends, lest another one gets its number."""
+        if watcher := self._watchers.pop(process.pid, None):
+            os.killpg(watcher.pid, signal.SIGKILL)
+            watcher.communicate()
 
     def _start_mapper(self) -> None:
         """Erlang's port mapper, as our own child: left to the node, it would outlive the suite."""
@@ -173,6 +184,7 @@ class PrivateNode(RabbitNode):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._watchers[self._mapper.pid] = end_with_this_process(self._mapper)
         _wait_until(lambda: _answers(self._mapper_port), "epmd did not start")
 
 
@@ -390,6 +402,34 @@ def _output(command: Sequence[str], environment: dict[str, str] | None) -> str:
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Generator[None]:
+    """SIGTERM ends the suite as Ctrl-C does, cleaning up behind it."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_with_this_process(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """A watcher that kills the process's group when this process ends, however it does.
+
+    It waits for the end of a pipe that only this process holds open.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", 'cat; kill -s KILL -- "-$0"', str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

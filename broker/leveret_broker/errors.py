@@ -50,6 +50,14 @@ class BrokerBlocked(TransportError):
     """The broker took no message within the deadline: out of memory or disk, or overloaded."""
 
 
+class Refused(TransportError):
+    """The broker does not take this message, and would not if it were sent again.
+
+    Most often it is larger than the broker's limit. A broker that takes nothing for now raises
+    `BrokerBlocked`.
+    """
+
+
 class QueueMismatch(TransportError):
     """A queue of this name exists with other properties, and the broker keeps it as it is."""
 

@@ -20,7 +20,14 @@ from leveret_broker.errors import (
     Unroutable,
 )
 from leveret_broker.memory_queues import Stored, StoredQueue, Subscription
-from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus
+from leveret_broker.transport import (
+    Consumer,
+    Delivery,
+    Outgoing,
+    Queue,
+    QueueStatus,
+    call_each,
+)
 
 
 class MemoryConsumer:
@@ -293,13 +300,18 @@ class MemoryTransport:
             with suppress(TransportError):
                 self._broker.declare(queue, self)
         self._connected.set()
-        self._resubscribe()
-        for callback in self._callbacks:
-            callback()
+        self._consume_again()
+        call_each(self._callbacks)
 
     def _resubscribe(self) -> None:
         if self._closed or not self._connected.is_set():
             return
+        if self._consume_again():
+            call_each(self._callbacks)
+
+    def _consume_again(self) -> bool:
+        """Returns whether a consumer came back."""
+        came_back = False
         for consumer in self._consumers:
             if not consumer.is_lost:
                 continue
@@ -307,6 +319,8 @@ class MemoryTransport:
                 if consumer.queue in self._declared:
                     self._broker.declare(self._declared[consumer.queue], self)
                 consumer.subscribe(self._broker, self.resubscribe_soon)
+                came_back = True
+        return came_back
 
     def _give_back(self) -> None:
         for consumer in self._consumers:

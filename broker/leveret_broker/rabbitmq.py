@@ -5,18 +5,18 @@ the connections that publish. They live and die together: a `Session` is one pai
 whatever a session held (channels, delivery tags, exclusive queues) ends with it.
 
 One task, `_keep_whole`, puts right whatever is lost: the session, then the queues, then the
-consumers. Publishing waits for it, within the publisher's own deadline.
+consumers. Publishing waits for it, within the publisher's own deadline. It must never
+end before the transport does: without it the transport would be deaf for ever.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
-
-import aiormq
 
 from leveret_broker import urls
 from leveret_broker.errors import (
@@ -27,48 +27,34 @@ from leveret_broker.errors import (
 )
 from leveret_broker.rabbitmq_connection import (
     ConnectionLost,
+    Deadline,
     Hopeless,
     connect,
     on_close,
     say_goodbye,
 )
 from leveret_broker.rabbitmq_consumer import RabbitConsumer
-from leveret_broker.rabbitmq_publisher import Publisher, Unconfirmed
-from leveret_broker.rabbitmq_topology import Topology
-from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus
+from leveret_broker.rabbitmq_publisher import Unconfirmed
+from leveret_broker.rabbitmq_session import Backoff, Session, pause
+from leveret_broker.transport import (
+    Consumer,
+    Delivery,
+    Outgoing,
+    Queue,
+    QueueStatus,
+    call_each,
+)
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-
-
-class Session:
-    """A pair of connections and what hangs on them."""
-
-    def __init__(
-        self, publishing: aiormq.Connection, consuming: aiormq.Connection, *, replicated: bool
-    ) -> None:
-        self.publishing = publishing
-        self.consuming = consuming
-        self.publisher = Publisher(publishing)
-        self.topology = Topology(consuming, replicated=replicated)
-
-    @property
-    def is_alive(self) -> bool:
-        return not (self.publishing.is_closed or self.consuming.is_closed)
-
-    async def close(self) -> None:
-        await say_goodbye(self.publishing, self.consuming)
 
 
 class RabbitTransport:
     """A `Transport` over one RabbitMQ broker.
 
     `publish_timeout` and `connect_timeout` are in seconds. With `replicated` off, no queue is a
-    quorum queue, whatever its declaration says.
+    quorum queue, whatever its declaration says. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -80,6 +66,7 @@ class RabbitTransport:
         connect_timeout: float = 10.0,
         replicated: bool = True,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
         self._name = name
@@ -87,11 +74,13 @@ class RabbitTransport:
         self._connect_timeout = connect_timeout
         self._replicated = replicated
         self._jitter = jitter
+        self._backoff = Backoff(jitter=jitter, clock=clock)
         self._session: Session | None = None
         self._usable = asyncio.Event()  # the session is up, with its queues; or all is closed
         self._trouble = asyncio.Event()
         self._closed = False
-        self._restored = True  # since the latest reconnect
+        self._something_came_back = False  # and the callbacks have yet to hear of it
+        self._undeclared: set[str] = set()  # names of declared queues that may be missing
         self._keeper: asyncio.Task[None] | None = None
         self._declared: dict[str, Queue] = {}
         self._consumers: list[RabbitConsumer] = []
@@ -122,7 +111,7 @@ class RabbitTransport:
                     except TransportUnreachable as error:
                         problem = error
                     attempt += 1
-                    await asyncio.sleep(self.pause(attempt))
+                    await asyncio.sleep(pause(attempt, self._jitter))
         except TimeoutError:
             raise problem from None
         self._usable.set()
@@ -147,6 +136,7 @@ class RabbitTransport:
         for queue in queues:
             await self._exchange(partial(_declare, queue))
             self._declared[queue.name] = queue
+            self._undeclared.discard(queue.name)
         if any(not consumer.is_consuming for consumer in self._consumers):
             self._trouble.set()
 
@@ -166,7 +156,7 @@ class RabbitTransport:
         self._check_open()
         results: dict[int, TransportError | None] = {}
         waiting = list(range(len(messages)))
-        deadline = self._deadline()
+        deadline = Deadline.after(self._publish_timeout)
         attempt = 0
         while waiting:
             try:
@@ -175,7 +165,7 @@ class RabbitTransport:
                 results.update(dict.fromkeys(waiting, error))
                 break
             published = await session.publisher.publish(
-                [messages[index] for index in waiting], timeout=self._remaining(deadline)
+                [messages[index] for index in waiting], deadline
             )
             lost: list[int] = []
             for index, result in zip(waiting, published, strict=True):
@@ -186,7 +176,7 @@ class RabbitTransport:
             waiting = lost
             if waiting:
                 attempt += 1
-                await self._after_loss(session, attempt)
+                await self._after_loss(session, attempt, deadline)
         return [results[index] for index in range(len(messages))]
 
     async def consume(
@@ -207,7 +197,7 @@ class RabbitTransport:
 
     async def _exchange(self, ask: Callable[[Session], Awaitable[T]]) -> T:
         """Ask the broker something, again and again if the connection is lost meanwhile."""
-        deadline = self._deadline()
+        deadline = Deadline.after(self._publish_timeout)
         attempt = 0
         while True:
             session = await self._usable_session(deadline)
@@ -215,26 +205,30 @@ class RabbitTransport:
                 return await ask(session)
             except ConnectionLost:
                 attempt += 1
-                await self._after_loss(session, attempt)
+                await self._after_loss(session, attempt, deadline)
 
-    async def _usable_session(self, deadline: float) -> Session:
+    async def _usable_session(self, deadline: Deadline) -> Session:
         self._check_open()
         if self._keeper is None:
             raise TransportClosed("the transport was not opened")
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline.at):
                 await self._usable.wait()
         except TimeoutError:
             raise Expired(
-                f"no connection to {urls.redact(self._url)} for {self._publish_timeout:g} s"
+                f"no connection to {urls.redact(self._url)} for {deadline.timeout:g} s"
             ) from None
+        if deadline.is_over:  # while there is a connection: what was asked is lost each time
+            raise Expired(
+                f"{urls.redact(self._url)} answered nothing within {deadline.timeout:g} s"
+            )
         self._check_open()
         assert self._session is not None
         return self._session
 
-    async def _after_loss(self, session: Session, attempt: int) -> None:
+    async def _after_loss(self, session: Session, attempt: int, deadline: Deadline) -> None:
         if session.is_alive:  # only a channel was lost: the next use opens another
-            await asyncio.sleep(self.pause(attempt))
+            await asyncio.sleep(min(pause(attempt, self._jitter), deadline.remaining))
         else:
             self._on_loss(session)
 
@@ -242,54 +236,52 @@ class RabbitTransport:
         if self._closed:
             raise TransportClosed("the transport is closed")
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._publish_timeout
-
-    def _remaining(self, deadline: float) -> float:
-        return max(0.0, deadline - asyncio.get_running_loop().time())
-
-    def pause(self, attempt: int) -> float:
-        """Seconds before the next attempt: exponential, the upper half of it left to chance."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
-        return longest * (0.5 + 0.5 * self._jitter())
-
     # -- keeping it whole -------------------------------------------------------------------------
 
     async def _keep_whole(self, url: urls.BrokerUrl) -> None:
-        attempt = 0
-        pause: float | None = None
+        failures = 0
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._trouble.wait()
+            if self._is_alive:
+                await self._wait_for_trouble(pause(failures, self._jitter) if failures else None)
+            if not self._is_alive:
+                await asyncio.sleep(self._backoff.next_pause())
             self._trouble.clear()
-            if await self._repair(url):
-                attempt, pause = 0, None
-            else:
-                attempt += 1
-                pause = self.pause(attempt)
+            failures = 0 if await self._try_to_repair(url) else failures + 1
 
-    async def _repair(self, url: urls.BrokerUrl) -> bool:
+    @property
+    def _is_alive(self) -> bool:
+        return self._session is not None and self._session.is_alive
+
+    async def _wait_for_trouble(self, longest: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._trouble.wait()
+
+    async def _try_to_repair(self, url: urls.BrokerUrl) -> bool:
         """Put right what is lost, as far as it can be. Returns whether all is."""
-        session = self._session
         try:
-            if session is None or not session.is_alive:
-                session = await self._reconnect(url)
-            whole = await self._restore(session)
+            whole = await self._repair(url)
         except TransportUnreachable as error:
             log.warning("%s; trying again", error)
             return False
         except ConnectionLost:
             return False
-        if not self._restored:
-            self._restored = True
-            log.info("connected again to %s", url)
-            for callback in self._callbacks:
-                callback()
+        except Exception:
+            log.exception("repairing the connection to %s failed; trying again", url)
+            return False
+        if self._something_came_back:
+            self._something_came_back = False
+            call_each(self._callbacks)
         return whole
 
+    async def _repair(self, url: urls.BrokerUrl) -> bool:
+        session = self._session
+        if session is None or not session.is_alive:
+            session = await self._reconnect(url)
+            log.info("connected again to %s", url)
+        return await self._restore(session)
+
     async def _reconnect(self, url: urls.BrokerUrl) -> Session:
-        self._restored = False
         if self._session is not None:
             await self._session.close()
         try:
@@ -297,33 +289,45 @@ class RabbitTransport:
                 session = await self._connect(url)
         except TimeoutError:
             raise TransportUnreachable(f"{url} does not answer") from None
+        self._something_came_back = True
+        self._undeclared.update(self._declared)
         self._adopt(session)
         return session
 
     async def _restore(self, session: Session) -> bool:
-        """Declare again what was declared, then consume again. Raises `ConnectionLost`."""
+        """Declare again what was declared, then consume again. Returns whether all succeeded.
+
+        Raises `ConnectionLost`.
+        """
         lost = [one for one in self._consumers if not (one.is_consuming or one.is_cancelled)]
-        missing = {consumer.queue for consumer in lost}
-        tried: list[TransportError] = []
-        for queue in list(self._declared.values()):
-            if self._restored and queue.name not in missing:
-                continue
-            try:
-                await session.topology.declare(queue)
-            except TransportError as error:
-                tried.append(error)
+        self._undeclared.update(consumer.queue for consumer in lost)
+        problems = await self._declare_again(session)
         self._usable.set()
         outcomes = await asyncio.gather(
             *(consumer.subscribe(session.consuming) for consumer in lost), return_exceptions=True
         )
+        if any(consumer.is_consuming for consumer in lost):
+            self._something_came_back = True
         for outcome in outcomes:
             if isinstance(outcome, TransportError):
-                tried.append(outcome)
+                problems.append(outcome)
             elif outcome is not None:
                 raise outcome
-        for problem in tried:
+        for problem in problems:
             log.warning("%s; trying again", problem)
-        return not tried
+        return not problems
+
+    async def _declare_again(self, session: Session) -> list[TransportError]:
+        """Declare what may be missing; what is refused stays to be tried again."""
+        self._undeclared &= self._declared.keys()
+        problems: list[TransportError] = []
+        for queue in [self._declared[name] for name in self._declared if name in self._undeclared]:
+            try:
+                await session.topology.declare(queue)
+                self._undeclared.discard(queue.name)
+            except TransportError as error:
+                problems.append(error)
+        return problems
 
     async def _connect(self, url: urls.BrokerUrl) -> Session:
         publishing = await connect(url, name=f"{self._name} publishing")
@@ -338,6 +342,7 @@ class RabbitTransport:
         self._session = session
         for connection in (session.publishing, session.consuming):
             on_close(connection, lambda: self._on_loss(session))
+        self._backoff.connected()
 
     def _on_loss(self, session: Session) -> None:
         if session is self._session and not self._closed:

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import aiormq
@@ -49,6 +49,29 @@ class ConnectionLost(Exception):
 
 class Hopeless(TransportUnreachable):
     """The broker answered and refused: trying again would change nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadline:
+    """Until when to try."""
+
+    at: float
+    """On the loop's clock."""
+    timeout: float
+    """Seconds that it was away when it was set: what errors tell."""
+
+    @classmethod
+    def after(cls, timeout: float) -> "Deadline":
+        return cls(at=asyncio.get_running_loop().time() + timeout, timeout=timeout)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, zero if it is over."""
+        return max(0.0, self.at - asyncio.get_running_loop().time())
+
+    @property
+    def is_over(self) -> bool:
+        return self.remaining == 0.0
 
 
 async def call(coroutine: Coroutine[Any, Any, T], *, timeout: float = CALL_TIMEOUT) -> T:
@@ -98,8 +121,12 @@ def is_loss(error: BaseException) -> bool:
 
 def refused(what: str, error: exceptions.AMQPError) -> TransportError:
     """The broker's refusal as our own error."""
-    reason = error.args[0] if error.args else type(error).__name__
-    return TransportError(f"the broker refused {what}: {reason}")
+    return TransportError(f"the broker refused {what}: {reason_of(error)}")
+
+
+def reason_of(error: exceptions.AMQPError) -> str:
+    """What the broker said."""
+    return str(error.args[0]) if error.args else type(error).__name__
 
 
 async def connect(url: BrokerUrl, *, name: str) -> aiormq.Connection:
@@ -169,16 +196,29 @@ async def is_blocked(connection: aiormq.Connection) -> bool:
     return False
 
 
-async def say_goodbye(*closing: Closable) -> None:
+async def say_goodbye(*closing: Closable, timeout: float = CLOSE_TIMEOUT) -> None:
     """Close connections or channels; what doesn't answer in time is left to die."""
     tasks = [asyncio.ensure_future(one.close()) for one in closing if not one.is_closed]
     if not tasks:
         return
-    _, hanging = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+    for task in tasks:
+        task.add_done_callback(_read_exception)
+    try:
+        _, hanging = await asyncio.wait(tasks, timeout=timeout)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        raise
     for task in hanging:
         task.cancel()
-    with suppress(BaseException):
-        await asyncio.gather(*tasks, return_exceptions=True)
+    if hanging:
+        await asyncio.wait(hanging, timeout=timeout)
+
+
+def _read_exception(task: asyncio.Future[None]) -> None:
+    """Whatever ended it, it is closed; unread, asyncio would report it as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 def until_closed(closing: Closable) -> asyncio.Future[Any]:

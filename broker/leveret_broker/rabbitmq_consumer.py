@@ -6,6 +6,7 @@ with an error. So a `Subscription` is one consumer on one channel, it dies with 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -25,6 +26,8 @@ from leveret_broker.rabbitmq_connection import (
     say_goodbye,
 )
 from leveret_broker.transport import Delivery
+
+log = logging.getLogger(__name__)
 
 LARGEST_PREFETCH = 2000
 """More than that a quorum queue does not take."""
@@ -177,8 +180,11 @@ class Subscription:
         self._handed_out.add(tag)
         if self._leaving:
             self.settle(tag, Verb.NACK)
-        else:
+            return
+        try:
             self._on_delivery(RabbitDelivery(message, self._queue, self))
+        except Exception:  # aiormq would tell it only when it collects the garbage
+            log.exception("a delivery callback failed")
 
     async def _write(self) -> None:
         try:

@@ -14,6 +14,13 @@ from leveret_broker.transport import Queue, QueueStatus
 
 Arguments = dict[str, str | int]
 
+DELIVERY_LIMIT = 1_000_000
+"""Deliveries after which the broker may give up a message of a quorum queue: never, in practice.
+
+From RabbitMQ 4.0 the default is 20, and lost connections count. Which message is poison is for the
+catalog's count of attempts to say. A number, because not every version takes -1 for "no limit".
+"""
+
 
 class Topology:
     """What was declared over one connection, on a channel of its own."""
@@ -88,9 +95,9 @@ def queue_arguments(queue: Queue, *, replicated: bool) -> Arguments:
     Few on purpose: they can never change afterwards. Limits belong into policies. The type is
     always named, because a virtual host may have a default type of its own.
     """
-    arguments: Arguments = {
-        "x-queue-type": "quorum" if replicated and queue.replicated else "classic"
-    }
+    arguments: Arguments = {"x-queue-type": "classic"}
+    if replicated and queue.replicated:
+        arguments = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
     if queue.dead_letter is not None:
         arguments["x-dead-letter-exchange"] = ""
         arguments["x-dead-letter-routing-key"] = queue.dead_letter

@@ -17,6 +17,9 @@ OUTCOMES = Queue(name="leveret.outcomes", replicated=True, dead_letter=DEAD.name
 REPLY_QUEUE_EXPIRES = 30 * 60.0
 """Seconds for which a caller may be gone before the broker drops its replies."""
 
+CONTROL_QUEUE_EXPIRES = 5 * 60.0
+"""Seconds for which a worker may be gone before the broker drops its control messages."""
+
 REASON_HEADER = "leveret-reason"
 ORIGIN_HEADER = "leveret-origin"
 
@@ -41,5 +44,9 @@ def reply_queue(session: str) -> Queue:
 
 
 def control_queue(worker: str) -> Queue:
-    """One worker's copy of the control messages; it goes away with the worker."""
-    return Queue(name=f"control:{worker}", exclusive=True, fanout=CONTROL)
+    """One worker's copy of the control messages; it goes away some time after the worker.
+
+    Not exclusive: when a connection is lost without the broker's notice, the broker keeps an
+    exclusive queue locked until its heartbeats fail, and the worker could not take it back.
+    """
+    return Queue(name=f"control:{worker}", expires=CONTROL_QUEUE_EXPIRES, fanout=CONTROL)

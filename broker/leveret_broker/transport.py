@@ -7,11 +7,14 @@ Every method belongs to the event loop in which the transport was opened. Delive
 plain functions that run on that loop and must not block.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from leveret_broker.errors import TransportError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +129,18 @@ class Transport(Protocol):
     async def publish(self, message: Outgoing) -> None:
         """Return once the broker has confirmed the message.
 
-        Raises `Unroutable`, `BrokerBlocked`, `Expired` or `TransportClosed`. A connection lost
-        meanwhile is awaited and the message published again, so a receiver may see it twice.
+        Raises `Unroutable`, `Refused`, `BrokerBlocked`, `Expired` or `TransportClosed`. A
+        connection lost meanwhile is awaited and the message published again, so a receiver may
+        see it twice.
         To a fan-out exchange nobody has to listen.
         """
         ...
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
-        """Publish many under one window of confirms: one entry a message, `None` for confirmed."""
+        """Publish many under one window of confirms: one entry a message, `None` for confirmed.
+
+        A message that the broker refuses keeps no other from arriving.
+        """
         ...
 
     async def consume(
@@ -150,5 +157,20 @@ class Transport(Protocol):
         ...
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call back after a lost connection was restored and every consumer is back."""
+        """Call back after every loss, once what was lost is back: the connection, or a consumer.
+
+        A consumer that was away may have missed messages for good (its queue was deleted with all
+        it held), so this is the moment to ask again. It may be called more often than something
+        was missed: asking again has to be harmless. If one consumer comes back later than the
+        others, it is called then once more. A callback that raises is logged.
+        """
         ...
+
+
+def call_each(callbacks: Iterable[Callable[[], None]]) -> None:
+    """Call all of them: one that raises is logged, and keeps no other from being called."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback after a reconnect failed")

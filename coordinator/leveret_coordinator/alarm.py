@@ -16,6 +16,11 @@ class Alarm:
         self._is_due = False
 
     @property
+    def is_set(self) -> bool:
+        """Whether it is due or will be."""
+        return self._task is not None
+
+    @property
     def is_due(self) -> bool:
         return self._is_due
 

@@ -4,14 +4,16 @@ Every statement stands in `catalog.sql`; here rows become values and values rows
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from leveret_broker.messages import Failure, Finished
 from leveret_broker.topology import work_queue_name
+from leveret_coordinator import states
 from leveret_coordinator.database import Database, mapped_errors
-from leveret_coordinator.decision import Decision
+from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import CatalogConflict
 from leveret_coordinator.facts import Facts, Needs
 from leveret_coordinator.records import (
@@ -59,7 +61,7 @@ class Catalog:
         """The rows that a batch names."""
         runs = await self._runs_named(needs.runs)
         below = await self._runs_below(needs.cancelled)
-        ending = needs.runs | {run.id for _, run in below}
+        ending = needs.runs | {run.id for _, run in below if not states.has_ended(run.state)}
         definitions = needs.definitions | {run.definition for run in runs if run.id in needs.asked}
         known = await self._known(definitions, needs.names)
         return Facts(
@@ -221,7 +223,7 @@ class Catalog:
             await self._many("insert_results", told)
             await self._many("finish_attempts", told)
         if len(told) < len(rows):
-            await self._many("cancel_attempts", [row for row in rows if row["worker"] is None])
+            await self._many("end_attempts", [row for row in rows if row["worker"] is None])
 
     # -- the outbox -------------------------------------------------------------------------------
 
@@ -232,29 +234,30 @@ class Catalog:
 
     async def _confirm(self, confirmed: Confirmed) -> None:
         if confirmed.published:
-            await self._database.sql.confirm_published(
-                self._database.connection, ids=_array(confirmed.published)
+            await self._many(
+                "confirm_published",
+                [{"run": each.run, "attempt": each.attempt} for each in confirmed.published],
             )
-        if confirmed.answered:
-            await self._many("remove_waiters", _waiter_rows(confirmed.answered))
+        if confirmed.settled:
+            await self._many("remove_waiters", _waiter_rows(confirmed.settled))
 
-    async def pending(self, *, most: int) -> list[PendingRun]:
-        """The oldest runs whose invocation is not confirmed as published."""
-        rows = await self.rows("pending_runs", most=most)
-        return [
-            PendingRun(
-                run=_run(row),
-                queue=work_queue_name(row["queue_project"], row["name"], row["version"]),
-                arguments=row["body"],
-            )
-            for row in rows
-        ]
+    async def pending(self, *, page: int) -> AsyncGenerator[list[PendingRun], None]:
+        """Runs whose invocation is not confirmed as published, oldest first, page by page.
 
-    async def unanswered(self, *, most: int) -> list[tuple[str, Finished]]:
-        """Sessions that are to be told the end of a run, each with what it is to be told."""
-        waiters = await self.rows("unanswered", most=most)
-        ended = {end.run: end for end in await self._ended(row["run_id"] for row in waiters)}
-        return [(row["session"], ended[row["run_id"]]) for row in waiters]
+        Each page begins behind the last one, whether or not that was confirmed meanwhile.
+        """
+        created_at, seq = -math.inf, 0
+        while rows := await self.rows("pending_runs", created_at=created_at, seq=seq, most=page):
+            created_at, seq = rows[-1]["created_at"], rows[-1]["seq"]
+            yield [_pending_run(row) for row in rows]
+
+    async def unanswered(self, *, page: int) -> AsyncGenerator[list[Answer], None]:
+        """The ends of runs that sessions are to be told, page by page."""
+        run, session = "", ""
+        while rows := await self.rows("unanswered", run=run, session=session, most=page):
+            run, session = rows[-1]["run_id"], rows[-1]["session"]
+            ended = {end.run: end for end in await self._ended(row["run_id"] for row in rows)}
+            yield [Answer(session=row["session"], reply=ended[row["run_id"]]) for row in rows]
 
     async def forget_published(self) -> None:
         """Every run that has not ended is to be published again."""
@@ -287,6 +290,14 @@ def _run(row: Any) -> Run:
         parent=row["parent"],
         state=row["state"],
         attempt=row["attempt"],
+    )
+
+
+def _pending_run(row: Any) -> PendingRun:
+    return PendingRun(
+        run=_run(row),
+        queue=work_queue_name(row["queue_project"], row["name"], row["version"]),
+        arguments=row["body"],
     )
 
 

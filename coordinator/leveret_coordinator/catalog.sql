@@ -22,9 +22,6 @@ BEGIN IMMEDIATE;
 -- name: commit()!
 COMMIT;
 
--- name: roll_back()!
-ROLLBACK;
-
 -- definitions -------------------------------------------------------------------------------------
 
 -- name: definitions_wanted(ids, names)
@@ -115,7 +112,7 @@ FROM runs
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: runs_below(ids)
--- What a cancellation stops: each run asked for and all below it, unless it has ended.
+-- Each run asked for and all below it, ended ones too: a run may be made below one that has ended.
 WITH RECURSIVE below (top, seq, id) AS (
     SELECT id, seq, id FROM runs WHERE id IN (SELECT value FROM json_each(:ids))
     UNION
@@ -126,7 +123,6 @@ SELECT
     runs.attempt
 FROM below
 JOIN runs ON runs.seq = below.seq
-WHERE runs.finished_at IS NULL
 ORDER BY runs.seq;
 
 -- name: waiters_of(ids)
@@ -205,36 +201,44 @@ ON CONFLICT (seq, number) DO UPDATE SET
     failure_type = excluded.failure_type,
     failure_message = excluded.failure_message;
 
--- name: cancel_attempts*!
--- A cancellation ends the attempt that executes; of one that never started there is no row.
-UPDATE attempts SET state = 'cancelled', finished_at = :finished_at
+-- name: end_attempts*!
+-- An end that no worker tells ends the attempt that executes; of one that never started there is
+-- no row.
+UPDATE attempts SET
+    state = :state,
+    finished_at = :finished_at,
+    failure_type = :failure_type,
+    failure_message = :failure_message
 WHERE seq = (SELECT seq FROM runs WHERE id = :run) AND number = :attempt AND state = 'running';
 
 -- runs: the outbox --------------------------------------------------------------------------------
 
--- name: confirm_published(ids)!
+-- name: confirm_published*!
 UPDATE runs SET state = 'queued'
-WHERE state = 'pending' AND id IN (SELECT value FROM json_each(:ids));
+WHERE id = :run AND attempt = :attempt AND state = 'pending';
 
 -- name: remove_waiters*!
 DELETE FROM waiters WHERE run_id = :run AND session = :session;
 
--- name: pending_runs(most)
+-- name: pending_runs(created_at, seq, most)
+-- The oldest after the place given.
 SELECT
-    runs.id, runs.project, runs.definition, runs.root, runs.parent, runs.state, runs.attempt,
+    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.root, runs.parent, runs.state, runs.attempt,
     definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
 FROM runs
 JOIN definitions ON definitions.id = runs.definition
 JOIN arguments ON arguments.seq = runs.seq
-WHERE runs.state = 'pending'
+WHERE runs.state = 'pending' AND (runs.created_at, runs.seq) > (:created_at, :seq)
 ORDER BY runs.created_at, runs.seq
 LIMIT :most;
 
--- name: unanswered(most)
+-- name: unanswered(run, session, most)
+-- The first after the place given.
 SELECT waiters.run_id, waiters.session
 FROM waiters
 JOIN runs ON runs.id = waiters.run_id
-WHERE runs.finished_at IS NOT NULL
+WHERE (waiters.run_id, waiters.session) > (:run, :session) AND runs.finished_at IS NOT NULL
+ORDER BY waiters.run_id, waiters.session
 LIMIT :most;
 
 -- name: forget_published()!

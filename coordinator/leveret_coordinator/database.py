@@ -1,5 +1,6 @@
 """A connection to the catalog's database: opened, recognized, brought up to date, closed."""
 
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import aiosqlite
 from aiosql.queries import Queries
 
+from leveret_broker import logs
 from leveret_coordinator import migrations, statements
 from leveret_coordinator.errors import (
     CatalogConflict,
@@ -17,6 +19,8 @@ from leveret_coordinator.errors import (
     NotACatalog,
 )
 from leveret_coordinator.lock import CatalogLock
+
+log = logs.get_logger("leveret.coordinator")
 
 APPLICATION_ID = 0x6C767274
 """'lvrt', in the header of every catalog."""
@@ -55,6 +59,8 @@ class Database:
         lock = _locked(path) if path is not None else None
         name = str(path) if path is not None else ":memory:"
         try:
+            if path is not None:
+                _check_usable(path)
             with mapped_errors(name):
                 connection = await aiosqlite.connect(name, isolation_level=None)
         except BaseException:
@@ -97,6 +103,8 @@ class Database:
             for migration in migrations.load():
                 if migration.number > version:
                     await self._migrate(migration)
+            if version == 0 and self._lock is not None:
+                log.info("catalog made", catalog=self.name)
 
     async def _recognize(self) -> None:
         try:
@@ -149,6 +157,16 @@ def _locked(path: Path) -> CatalogLock:
     lock = CatalogLock(path)
     lock.acquire()
     return lock
+
+
+def _check_usable(path: Path) -> None:
+    """Open the file before SQLite does: a connection that fails leaves its thread to itself."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        raise CatalogUnavailable(
+            f"The catalog {path} can't be used now: {error.strerror}."
+        ) from error
 
 
 def _release(lock: CatalogLock | None) -> None:

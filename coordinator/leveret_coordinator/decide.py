@@ -6,6 +6,7 @@ Rules:
   acknowledge the batch. So whatever is published was committed before.
 - A message that arrives twice decides nothing the second time, except to be answered again.
 - A run ends once: what contradicts the table of states is refused and counted.
+- A cancellation that came before its submission counts all the same, within one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from leveret_broker.messages import (
     Attach,
     Cancel,
     Cancelled,
+    Failure,
     Goodbye,
     Heartbeat,
     Hello,
@@ -43,10 +45,12 @@ from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import Invalid, RequestRefused, UnknownRun
 from leveret_coordinator.facts import Facts, Message
 from leveret_coordinator.ledger import Ledger
+from leveret_coordinator.parcels import PAYLOAD_ERROR
 from leveret_coordinator.records import (
     FinishedAttempt,
     NewRun,
     PendingRun,
+    RefusedAttempt,
     Run,
     StartedAttempt,
 )
@@ -67,6 +71,7 @@ def decide(
     deciding = _Deciding(Ledger(facts), now=now, version=version, issue=issue)
     for message in messages:
         deciding.take(message)
+    deciding.take_postponed()
     return deciding.decision()
 
 
@@ -85,8 +90,10 @@ class _Deciding:
         self._queues: dict[str, None] = {}
         self._answers: list[Answer] = []
         self._cancelled: list[str] = []
+        self._postponed: list[Cancel] = []
         self._questions: list[Question] = []
         self._refused: list[LateOutcome] = []
+        self._unknown: list[Outcomes] = []
 
     def decision(self) -> Decision:
         ledger = self._ledger
@@ -104,6 +111,7 @@ class _Deciding:
             cancelled=tuple(self._cancelled),
             questions=tuple(self._questions),
             refused=tuple(self._refused),
+            unknown=tuple(self._unknown),
         )
 
     def _pending(self, new: NewRun) -> PendingRun:
@@ -121,7 +129,9 @@ class _Deciding:
                 for run in message.runs:
                     self._attach(run, message.session)
             case Cancel():
-                self._cancel(message)
+                self._cancel_or_postpone(message)
+            case RefusedAttempt():
+                self._fail(message)
             case Heartbeat():
                 self._goodbyes.pop(message.worker, None)
                 self._heartbeats[message.worker] = message
@@ -131,6 +141,11 @@ class _Deciding:
                 self._goodbyes[message.worker] = None
             case _:
                 self._reply_to(message)
+
+    def take_postponed(self) -> None:
+        """The cancellations of runs that were not known when their turn came."""
+        for message in self._postponed:
+            self._cancel(message)
 
     def _reply_to(self, message: Hello | Register | Resolve | Question) -> None:
         match message:
@@ -219,12 +234,14 @@ class _Deciding:
         self._tell_end(run, session)
 
     def _tell_end(self, run: Run, session: str) -> None:
-        """Tell how the run ended, or make a note to tell it later."""
+        """Tell how the run ended, or tell it later.
+
+        A note is made either way: it goes when the broker has confirmed the answer.
+        """
         ended = self._ledger.ended(run.id)
         if ended is not None:
             self._answer(session, ended)
-        else:
-            self._ledger.wait(run.id, session)
+        self._ledger.wait(run.id, session)
 
     # -- runs that end --
 
@@ -242,6 +259,9 @@ class _Deciding:
         for outcome in message.outcomes:
             if self._is_acceptable(outcome, outcome.state, message.worker):
                 self._finish(_finished(outcome, message.worker))
+        unknown = [told for told in message.outcomes if self._ledger.run(told.run) is None]
+        if unknown:
+            self._unknown.append(Outcomes(worker=message.worker, outcomes=tuple(unknown)))
 
     def _is_acceptable(self, news: Outcome | Started, event: states.Event, worker: str) -> bool:
         run = self._ledger.run(news.run)
@@ -262,6 +282,30 @@ class _Deciding:
         self._ledger.finish(finished)
         for session in self._ledger.waiting(finished.run):
             self._answer(session, finished.as_message())
+
+    def _fail(self, refused: RefusedAttempt) -> None:
+        """End a run that no worker can be given."""
+        run = self._ledger.run(refused.run)
+        if run is None or run.attempt != refused.attempt or not states.allows(run.state, "failed"):
+            return
+        self._finish(
+            FinishedAttempt(
+                run=run.id,
+                attempt=run.attempt,
+                state="failed",
+                finished_at=self._now,
+                failure=Failure(
+                    type=PAYLOAD_ERROR,
+                    message=f"the arguments are too large for the broker: {refused.reason}",
+                ),
+            )
+        )
+
+    def _cancel_or_postpone(self, message: Cancel) -> None:
+        if all(self._ledger.run(run) for run in message.runs):
+            self._cancel(message)
+        else:
+            self._postponed.append(message)
 
     def _cancel(self, message: Cancel) -> None:
         stopped: list[str] = []

@@ -7,6 +7,7 @@ from leveret_broker.messages import (
     ListDefinitions,
     ListRuns,
     ListWorkers,
+    Outcomes,
     Reply,
     ShowRun,
 )
@@ -62,6 +63,8 @@ class Decision:
     """Runs that every worker is told to stop."""
     questions: tuple[Question, ...] = ()
     refused: tuple[LateOutcome, ...] = ()
+    unknown: tuple[Outcomes, ...] = ()
+    """Outcomes of runs that are not in this catalog, to be set aside."""
 
     @property
     def writes(self) -> bool:

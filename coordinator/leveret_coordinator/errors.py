@@ -74,6 +74,14 @@ class CatalogInUse(CatalogError):
     """Another coordinator holds the catalog. The text names its process and host."""
 
 
+class AnotherCoordinator(CatalogError):
+    """Another coordinator serves at this broker, with a catalog of its own.
+
+    Each would get half of the messages and know half of the runs. A second one on the same catalog
+    is met by `CatalogInUse`.
+    """
+
+
 class CatalogUnavailable(CatalogError):
     """The database can't be read or written now: disk full, file gone, no permission."""
 

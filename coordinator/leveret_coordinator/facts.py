@@ -14,9 +14,10 @@ from leveret_broker.messages import (
     Submit,
 )
 from leveret_coordinator import resolution
-from leveret_coordinator.records import Run, Waiter
+from leveret_coordinator.records import RefusedAttempt, Run, Waiter
 
-Message = Request | Outcomes
+Message = Request | Outcomes | RefusedAttempt
+"""What a batch holds: what arrives, and what the coordinator has to tell itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class Facts:
     """Ids of those of the definitions that a live worker serves."""
     runs: Sequence[Run] = ()
     below: Sequence[tuple[str, Run]] = ()
-    """For each run to cancel, by its id: itself and all below it, unless ended."""
+    """For each run to cancel, by its id: itself and all below it, ended or not."""
     waiters: Sequence[Waiter] = ()
     """Of the runs that the batch may bring to an end."""
     ended: Sequence[Finished] = ()
@@ -79,6 +80,8 @@ def _collect(message: Message, needs: _Collected) -> None:
         case Outcomes():
             needs.runs.update(outcome.run for outcome in message.outcomes)
             needs.runs.update(started.run for started in message.started)
+        case RefusedAttempt():
+            needs.runs.add(message.run)
         case Attach():
             needs.runs.update(message.runs)
             needs.asked.update(message.runs)

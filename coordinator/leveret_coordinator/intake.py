@@ -11,12 +11,14 @@ from leveret_broker.messages import (
     Goodbye,
     Heartbeat,
     Outcomes,
+    Request,
     Submit,
 )
 from leveret_broker.transport import Delivery, Outgoing, Transport
-from leveret_coordinator.facts import Message
 
 log = logs.get_logger("leveret.coordinator")
+
+Arrived = Request | Outcomes
 
 LONGEST_ID = 200
 """Bytes that an id in a message may have: it becomes a queue's name or a correlation id."""
@@ -28,7 +30,7 @@ class Received:
     """A delivery and what it says."""
 
     delivery: Delivery
-    message: Message
+    message: Arrived
 
 
 async def receive(deliveries: Sequence[Delivery], transport: Transport) -> list[Received]:
@@ -42,9 +44,9 @@ async def receive(deliveries: Sequence[Delivery], transport: Transport) -> list[
     return received
 
 
-def read(delivery: Delivery) -> Message:
+def read(delivery: Delivery) -> Arrived:
     """What a delivery says. Raises `MalformedMessage` with the reason."""
-    message: Message
+    message: Arrived
     if delivery.queue == topology.OUTCOMES.name:
         message = codec.decode(delivery.body, Outcomes)
     else:
@@ -77,7 +79,7 @@ async def set_aside(delivery: Delivery, reason: str, transport: Transport) -> No
         delivery.ack()
 
 
-def _ids(message: Message) -> list[str]:
+def _ids(message: Arrived) -> list[str]:
     """Texts that become names in the broker."""
     match message:
         case Outcomes() | Heartbeat() | Goodbye():

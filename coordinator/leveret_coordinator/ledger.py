@@ -107,7 +107,12 @@ class Ledger:
     # -- waiters --
 
     def wait(self, run: str, session: str) -> None:
-        if session not in self._waiters[run]:
+        """Note that the session is to hear the end of the run.
+
+        Of a run that has ended always anew: a confirmation of the last answer, which is not yet
+        written, removes the note that the catalog has.
+        """
+        if session not in self._waiters[run] or run in self._ended:
             self._waiters[run][session] = None
             self.new_waiters.append(Waiter(run=run, session=session))
 

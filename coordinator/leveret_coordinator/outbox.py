@@ -3,136 +3,46 @@
 The catalog remembers invocations (runs that are `pending`) and the ends of runs (`waiters`) until
 they are confirmed, so of these nothing is lost here. Other messages are hints: a bounded number of
 those that failed is kept in memory and tried again.
+
+A message that the broker refuses for what it is would be refused again, so something shorter goes
+in its place.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from leveret_broker import codec, logs, topology
+from leveret_broker import errors, logs, topology
 from leveret_broker.errors import TransportError, Unroutable
-from leveret_broker.messages import (
-    Accepted,
-    Control,
-    Finished,
-    Invocations,
-    Rejected,
-    Replies,
-    Reply,
-    Unserved,
-)
-from leveret_broker.transport import Outgoing, Transport
-from leveret_coordinator.decision import Answer
-from leveret_coordinator.records import Confirmed, PendingRun, Waiter
+from leveret_broker.messages import Finished
+from leveret_broker.transport import Transport
+from leveret_coordinator import parcels as packing
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.parcels import Parcel
+from leveret_coordinator.records import Confirmed, RefusedAttempt
 
 log = logs.get_logger("leveret.coordinator")
 
-MOST_REPLIES = 200
-"""Replies in one message."""
-MOST_PAYLOAD = 256 * 1024
-"""Bytes of results and errors in one message, unless a single one is larger."""
-MOST_CANCELLED = 1000
-"""Runs in one control message."""
 MOST_UNSENT = 10_000
 """Messages kept for another try that the catalog doesn't remember."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parcel:
-    """A message, and what is settled once it is confirmed."""
+class Sent:
+    """What became of some parcels."""
 
-    message: Outgoing
-    settles: Confirmed = field(default_factory=Confirmed)
+    confirmed: Confirmed = field(default_factory=Confirmed)
+    refused: tuple[RefusedAttempt, ...] = ()
+    """Those that can never be handed to a worker."""
+    has_failed: bool = False
+    """Whether something is to be sent again later."""
 
-    @property
-    def is_invocation(self) -> bool:
-        return bool(self.settles.published)
-
-
-# -- packing --------------------------------------------------------------------------------------
-
-
-def pack_invocation(pending: PendingRun) -> Parcel:
-    """One run a message, so that any free worker can take it."""
-    run = pending.run
-    body = codec.encode(
-        Invocations(project=run.project, definition=run.definition, runs=(pending.as_message(),))
-    )
-    return Parcel(
-        message=Outgoing(body=body, queue=pending.queue, correlation_id=run.id),
-        settles=Confirmed(published=(run.id,)),
-    )
-
-
-def pack_answers(answers: Iterable[Answer]) -> list[Parcel]:
-    """As few messages a session as the limits allow, in the order of the answers."""
-    by_session: dict[str, list[Reply]] = {}
-    for answer in answers:
-        by_session.setdefault(answer.session, []).append(answer.reply)
-    return [
-        _pack_replies(session, portion)
-        for session, replies in by_session.items()
-        for portion in _portions(replies)
-    ]
-
-
-def pack_cancelled(runs: Sequence[str]) -> list[Parcel]:
-    """To every worker."""
-    return [
-        Parcel(
-            message=Outgoing(
-                body=codec.encode(Control(cancel=tuple(runs[start : start + MOST_CANCELLED]))),
-                fanout=topology.CONTROL,
-                persistent=False,
-            )
+    def __add__(self, other: "Sent") -> "Sent":
+        return Sent(
+            confirmed=self.confirmed + other.confirmed,
+            refused=self.refused + other.refused,
+            has_failed=self.has_failed or other.has_failed,
         )
-        for start in range(0, len(runs), MOST_CANCELLED)
-    ]
-
-
-def _portions(replies: Sequence[Reply]) -> Iterable[list[Reply]]:
-    portion: list[Reply] = []
-    payload = 0
-    for reply in replies:
-        size = _payload(reply)
-        if portion and (len(portion) == MOST_REPLIES or payload + size > MOST_PAYLOAD):
-            yield portion
-            portion, payload = [], 0
-        portion.append(reply)
-        payload += size
-    if portion:
-        yield portion
-
-
-def _payload(reply: Reply) -> int:
-    if not isinstance(reply, Finished):
-        return 0
-    traceback = reply.failure.traceback if reply.failure else ""
-    return len(reply.result or b"") + len(reply.error or b"") + len(traceback)
-
-
-def _pack_replies(session: str, replies: Sequence[Reply]) -> Parcel:
-    runs = {_concerned(reply) for reply in replies}
-    ended = (reply.run for reply in replies if isinstance(reply, Finished))
-    return Parcel(
-        message=Outgoing(
-            body=codec.encode(Replies(replies=tuple(replies))),
-            queue=topology.reply_queue_name(session),
-            correlation_id=runs.pop() if len(runs) == 1 else None,
-            persistent=False,
-        ),
-        settles=Confirmed(answered=tuple(Waiter(run=run, session=session) for run in ended)),
-    )
-
-
-def _concerned(reply: Reply) -> str | None:
-    """The run that a reply is about."""
-    if isinstance(reply, Accepted | Rejected | Unserved | Finished):
-        return reply.run
-    return None
-
-
-# -- sending --------------------------------------------------------------------------------------
 
 
 class Outbox:
@@ -148,8 +58,8 @@ class Outbox:
         self._unsent.clear()
         return unsent
 
-    async def send(self, parcels: Sequence[Parcel]) -> tuple[Confirmed, bool]:
-        """What is settled, and whether something failed that is to be sent again later.
+    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+        """Publish them, as often as it may help at once.
 
         A work queue that is missing is declared once more. A reply queue that is missing means
         that the caller is gone, and is settled.
@@ -161,9 +71,12 @@ class Outbox:
             settled_now, failed_again = await self._publish(homeless)
             settled += settled_now
             failed += failed_again
+        refused = [pair for pair in failed if isinstance(pair[1], errors.Refused)]
+        failed = [pair for pair in failed if not isinstance(pair[1], errors.Refused)]
         for parcel, error in failed:
             self._keep(parcel, error)
-        return _sum(settled), bool(failed)
+        sent = Sent(confirmed=_sum(settled), has_failed=bool(failed))
+        return sent + await self._replace(refused) if refused else sent
 
     async def _publish(
         self, parcels: Sequence[Parcel]
@@ -171,16 +84,16 @@ class Outbox:
         if not parcels:
             return [], []
         try:
-            errors = await self._transport.publish_all([parcel.message for parcel in parcels])
+            outcomes = await self._transport.publish_all([parcel.message for parcel in parcels])
         except TransportError as refusal:
-            errors = [refusal] * len(parcels)
+            outcomes = [refusal] * len(parcels)
         settled: list[Confirmed] = []
         failed: list[tuple[Parcel, TransportError]] = []
-        for parcel, error in zip(parcels, errors, strict=True):
+        for parcel, error in zip(parcels, outcomes, strict=True):
             if error is None:
                 settled.append(parcel.settles)
             elif isinstance(error, Unroutable) and not parcel.is_invocation:
-                log.debug("caller is gone", queue=parcel.message.queue)
+                log.debug("nobody has this queue any more", queue=parcel.message.queue)
                 settled.append(parcel.settles)
             else:
                 failed.append((parcel, error))
@@ -196,6 +109,26 @@ class Outbox:
             return False
         return True
 
+    async def _replace(self, refused: Sequence[tuple[Parcel, TransportError]]) -> Sent:
+        """Send what goes in place of refused parcels; settle those that nothing can replace."""
+        sent = Sent()
+        instead: list[Parcel] = []
+        for parcel, error in refused:
+            log.error(
+                "message refused by the broker",
+                queue=parcel.message.queue or parcel.message.fanout,
+                correlation_id=parcel.message.correlation_id,
+                bytes=len(parcel.message.body),
+                error=str(error),
+            )
+            replacements = packing.in_place_of(parcel, str(error))
+            instead += replacements
+            if parcel.is_invocation:
+                sent += Sent(refused=_never_published(parcel, str(error)))
+            elif not replacements:
+                sent += Sent(confirmed=parcel.settles)
+        return sent + await self.send(instead) if instead else sent
+
     def _keep(self, parcel: Parcel, error: TransportError) -> None:
         log.warning(
             "message not published, will be tried again",
@@ -203,12 +136,52 @@ class Outbox:
             correlation_id=parcel.message.correlation_id,
             error=f"{type(error).__name__}: {error}",
         )
-        if not parcel.is_invocation:
+        if parcel.answers:
+            # The catalog remembers the ends of runs, and would have each sent twice.
+            hints = [each for each in parcel.answers if not isinstance(each.reply, Finished)]
+            self._unsent.extend(packing.pack_answers(hints))
+        elif not parcel.is_invocation:
             self._unsent.append(parcel)
+
+
+class Backlog:
+    """One pass over what the catalog remembers and the broker has not confirmed.
+
+    `unsent` goes first: what failed and the catalog doesn't remember.
+    """
+
+    def __init__(self, catalog: Catalog, *, page: int, unsent: Sequence[Parcel]) -> None:
+        self._unsent = unsent
+        self._pending = catalog.pending(page=page)
+        self._unanswered = catalog.unanswered(page=page)
+        self.has_failed = False
+        """Whether something of it is to be sent again later."""
+
+    async def next_page(self) -> list[Parcel]:
+        """What comes next, whatever became of the page before. Empty at the end."""
+        unsent, self._unsent = self._unsent, ()
+        pending = await anext(self._pending, None) or ()
+        answers = await anext(self._unanswered, None) or ()
+        return [
+            *unsent,
+            *map(packing.pack_invocation, pending),
+            *packing.pack_answers(answers),
+        ]
+
+    async def close(self) -> None:
+        await self._pending.aclose()
+        await self._unanswered.aclose()
+
+
+def _never_published(parcel: Parcel, reason: str) -> tuple[RefusedAttempt, ...]:
+    return tuple(
+        RefusedAttempt(run=each.run, attempt=each.attempt, reason=reason)
+        for each in parcel.settles.published
+    )
 
 
 def _sum(settled: Sequence[Confirmed]) -> Confirmed:
     return Confirmed(
-        published=tuple(run for each in settled for run in each.published),
-        answered=tuple(waiter for each in settled for waiter in each.answered),
+        published=tuple(attempt for each in settled for attempt in each.published),
+        settled=tuple(waiter for each in settled for waiter in each.settled),
     )

@@ -97,7 +97,7 @@ class StartedAttempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedAttempt:
-    """The end of a run, by one attempt at it or by a cancellation."""
+    """The end of a run, by one attempt at it or without."""
 
     run: str
     attempt: int
@@ -105,7 +105,7 @@ class FinishedAttempt:
     finished_at: float
     started_at: float | None = None
     worker: str | None = None
-    """`None` for a cancellation: no worker told it."""
+    """`None` if no worker told it: for a cancellation, and for what was never handed to one."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
@@ -139,18 +139,34 @@ class PendingRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedAttempt:
+    """An attempt whose invocation is in its queue."""
+
+    run: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedAttempt:
+    """An attempt whose invocation the broker refuses, now and at every other try."""
+
+    run: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Confirmed:
     """What the broker confirmed: no longer to be published again."""
 
-    published: tuple[str, ...] = ()
-    """Runs whose invocation is in its queue."""
-    answered: tuple[Waiter, ...] = ()
+    published: tuple[PublishedAttempt, ...] = ()
+    settled: tuple[Waiter, ...] = ()
     """Those who were told the end of a run, or are gone."""
 
     def __bool__(self) -> bool:
-        return bool(self.published or self.answered)
+        return bool(self.published or self.settled)
 
     def __add__(self, other: "Confirmed") -> "Confirmed":
         return Confirmed(
-            published=self.published + other.published, answered=self.answered + other.answered
+            published=self.published + other.published, settled=self.settled + other.settled
         )

@@ -7,6 +7,7 @@ Rules:
   before, the same messages come again and decide nothing new.
 - What the broker confirmed is written with the next batch, or soon after when there is none. Killed
   before, it is published twice.
+- What is left of earlier days goes out between the batches, a page at a time.
 - No lone message waits for a timer.
 """
 
@@ -20,18 +21,19 @@ from pathlib import Path
 
 from leveret_broker import logs, topology
 from leveret_broker.clock import Clock, SystemClock
-from leveret_broker.errors import QueueMismatch, TransportError
+from leveret_broker.errors import TransportError
 from leveret_broker.identifiers import new_id
 from leveret_broker.transport import Consumer, Delivery, Transport
-from leveret_coordinator import intake, listings, outbox
+from leveret_coordinator import intake, listings, parcels, predecessor, work_queues
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome
 from leveret_coordinator.errors import CatalogUnavailable
-from leveret_coordinator.facts import needs_of
+from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.intake import Received
-from leveret_coordinator.records import Confirmed
+from leveret_coordinator.outbox import Backlog, Outbox
+from leveret_coordinator.records import Confirmed, RefusedAttempt
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -58,6 +60,8 @@ class CoordinatorSettings:
     stop_within: float = 5.0
     """How long a batch under way may take to end when the service stops; then it is left as after
     a crash, which loses nothing."""
+    predecessor_leaves_within: float = 10.0
+    """How long a start waits for the broker to notice that a killed coordinator is gone."""
     page: int = 200
     """Runs read at a time when the catalog's outbox is published again."""
 
@@ -76,7 +80,7 @@ class CoordinatorService:
         self._catalog_path = catalog_path
         self._clock = clock or SystemClock()
         self._settings = settings or CoordinatorSettings()
-        self._outbox = outbox.Outbox(transport)
+        self._outbox = Outbox(transport)
         self._backoff = Backoff(self._settings.retry_first, self._settings.retry_longest)
         self._wake = asyncio.Event()
         self._confirm = Alarm(self._clock, self._wake.set)
@@ -84,6 +88,8 @@ class CoordinatorService:
         self._pause_over = Alarm(self._clock, self._wake.set)
         self._inbox: deque[Delivery] = deque()
         self._confirmed = Confirmed()
+        self._backlog: Backlog | None = None
+        self._unpublishable: list[RefusedAttempt] = []
         self._stopping = False
         self._catalog: Catalog | None = None
         self._consumers: list[Consumer] = []
@@ -98,22 +104,25 @@ class CoordinatorService:
     # -- starting and stopping --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the catalog, publish what is left of earlier days, and serve.
+        """Open the catalog, and serve; what is left of earlier days is published meanwhile.
 
-        Raises a `CatalogError` if the catalog can't be used, a `TransportError` if the broker
-        can't; then nothing is left running.
+        Raises a `CatalogError` if the catalog can't be used or another coordinator serves at this
+        broker, a `TransportError` if the broker can't be used; then nothing is left running.
         """
         self._catalog = await Catalog.open(self._catalog_path)
         try:
             await self._declare_all()
+            await predecessor.wait_gone(
+                self._transport, self._clock, within=self._settings.predecessor_leaves_within
+            )
             if not self._transport.is_durable:
                 await self._catalog.forget_published()
-            await self._publish_kept()
             for queue in (topology.REQUESTS, topology.OUTCOMES):
                 consumer = await self._transport.consume(
                     queue.name, self._arrived, prefetch=self._settings.prefetch
                 )
                 self._consumers.append(consumer)
+            self._open_backlog()
             self._loop = asyncio.create_task(self._serve(), name="coordinator")
         except BaseException:
             await self._release()
@@ -144,7 +153,7 @@ class CoordinatorService:
 
     async def _declare_all(self) -> None:
         await self._transport.declare(topology.DEAD, topology.REQUESTS, topology.OUTCOMES)
-        await self._declare_work_queues(await self._open_catalog.queues())
+        await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
         for alarm in (self._confirm, self._retry, self._pause_over):
@@ -157,6 +166,7 @@ class CoordinatorService:
                 log.warning("consumer not cancelled", error=str(error))
         while self._inbox:
             self._inbox.popleft().nack()
+        await self._close_backlog()
         catalog, self._catalog = self._catalog, None
         if catalog is not None:
             await catalog.close()
@@ -183,12 +193,15 @@ class CoordinatorService:
 
     async def _step(self) -> None:
         """Do what is due, or wait until something is."""
-        if self._retry.is_due:
-            self._retry.clear()
-            with self._published_later_on_failure():
-                await self._publish_kept()
-        elif self._inbox:
-            await self._round(self._take())
+        if self._retry.is_due and self._backlog is None:
+            self._open_backlog()
+        elif self._unpublishable:
+            await self._fail_unpublishable()
+        elif self._backlog is not None or self._inbox:
+            if self._backlog is not None:
+                await self._publish_page(self._backlog)
+            if self._inbox:
+                await self._round(self._take())
         elif self._confirm.is_due:
             await self._write_confirmed()
         else:
@@ -243,30 +256,34 @@ class CoordinatorService:
     async def _process(self, received: Sequence[Received]) -> None:
         if not received:
             return
+        await self._deal_with([each.message for each in received])
+        for each in received:
+            each.delivery.ack()
+
+    async def _deal_with(self, messages: Sequence[Message]) -> None:
+        """Decide, commit, publish."""
         now = self._clock.now()
         alive_since = now - self._settings.worker_silent_after
-        messages = [each.message for each in received]
         facts = await self._open_catalog.load(needs_of(messages), alive_since=alive_since)
         decision = decide(messages, facts, now=now, version=VERSION, issue=new_id)
         await self._write(decision, now)
         with self._published_later_on_failure():
             await self._carry_out(decision, alive_since)
-        for each in received:
-            each.delivery.ack()
         self._count(decision.refused)
 
     async def _carry_out(self, decision: Decision, alive_since: float) -> None:
         """Publish what was decided and is committed."""
-        await self._declare_work_queues(decision.queues)
+        await work_queues.declare(self._transport, decision.queues)
         answers = [*decision.answers]
         for question in decision.questions:
             reply = await listings.answer(question, self._open_catalog, alive_since=alive_since)
             answers.append(Answer(session=question.session, reply=reply))
         await self._send(
             [
-                *map(outbox.pack_invocation, decision.invocations),
-                *outbox.pack_cancelled(decision.cancelled),
-                *outbox.pack_answers(answers),
+                *map(parcels.pack_invocation, decision.invocations),
+                *parcels.pack_cancelled(decision.cancelled),
+                *parcels.pack_answers(answers),
+                *map(parcels.pack_unknown, decision.unknown),
             ]
         )
 
@@ -290,19 +307,23 @@ class CoordinatorService:
 
     # -- the outbox -------------------------------------------------------------------------------
 
-    async def _send(self, parcels: Sequence[outbox.Parcel]) -> bool:
-        """Whether all of it is settled; otherwise the rest will be tried again."""
-        if not parcels:
-            return True
-        settled, has_failed = await self._outbox.send(parcels)
-        if settled:
-            self._confirmed += settled
-            self._confirm.set(self._settings.confirm_after)
-        if has_failed:
-            self._retry.set(self._backoff.next())
-        else:
+    async def _send(self, packed: Sequence[parcels.Parcel]) -> None:
+        """Publish. What fails is tried again later."""
+        if await self._publish(packed):
+            self._try_later()
+        elif self._backlog is None and not self._retry.is_set:
             self._backoff.reset()
-        return not has_failed
+
+    async def _publish(self, packed: Sequence[parcels.Parcel]) -> bool:
+        """Whether some of it is to be tried again."""
+        if not packed:
+            return False
+        sent = await self._outbox.send(packed)
+        if sent.confirmed:
+            self._confirmed += sent.confirmed
+            self._confirm.set(self._settings.confirm_after)
+        self._unpublishable += sent.refused
+        return sent.has_failed
 
     @contextmanager
     def _published_later_on_failure(self) -> Generator[None, None, None]:
@@ -310,8 +331,12 @@ class CoordinatorService:
         try:
             yield
         except Exception:
-            self._retry.set(self._backoff.next())
+            self._try_later()
             raise
+
+    def _try_later(self) -> None:
+        if not self._retry.is_set:
+            self._retry.set(self._backoff.next())
 
     async def _write_confirmed(self) -> None:
         if self._confirmed:
@@ -322,32 +347,40 @@ class CoordinatorService:
         self._confirmed = Confirmed()
         self._confirm.clear()
 
-    async def _publish_kept(self) -> None:
-        """Publish again whatever the broker has not confirmed, page by page."""
-        is_settled = await self._send(self._outbox.take_unsent())
-        while is_settled:
-            await self._write_confirmed()
-            pending = await self._open_catalog.pending(most=self._settings.page)
-            ended = await self._open_catalog.unanswered(most=self._settings.page)
-            if not pending and not ended:
-                return
-            answers = [Answer(session=session, reply=reply) for session, reply in ended]
-            is_settled = await self._send(
-                [*map(outbox.pack_invocation, pending), *outbox.pack_answers(answers)]
-            )
-
-    async def _declare_work_queues(self, names: Sequence[str]) -> None:
-        if not names:
-            return
+    async def _publish_page(self, backlog: Backlog) -> None:
+        """Publish the next of what the broker has not confirmed; at the end, the pass is over."""
         try:
-            await self._transport.declare(*map(topology.work_queue, names))
-        except QueueMismatch as error:
-            if len(names) > 1:
-                for name in names:
-                    await self._declare_work_queues([name])
-            else:
-                # It exists, only with other properties: invocations reach it all the same.
-                log.warning("work queue differs from what is declared", error=str(error))
-        except TransportError as error:
-            # Workers declare it as well, and so does the first invocation that finds none.
-            log.warning("work queues not declared", queues=list(names), error=str(error))
+            await self._write_confirmed()  # or the page would hold it again
+            packed = await backlog.next_page()
+            backlog.has_failed |= await self._publish(packed)
+        except Exception:
+            await self._close_backlog()
+            self._try_later()
+            raise
+        if packed:
+            return
+        await self._close_backlog()
+        # What failed meanwhile may stand before the place that the pass had come to.
+        if backlog.has_failed or self._retry.is_set:
+            self._retry.clear()
+            self._try_later()
+        else:
+            self._backoff.reset()
+
+    def _open_backlog(self) -> None:
+        """Begin a pass over all that is to be published again."""
+        self._retry.clear()
+        self._backlog = Backlog(
+            self._open_catalog, page=self._settings.page, unsent=self._outbox.take_unsent()
+        )
+
+    async def _close_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            await backlog.close()
+
+    async def _fail_unpublishable(self) -> None:
+        """End the runs whose invocations the broker refuses for what they are."""
+        refused, self._unpublishable = self._unpublishable, []
+        with self._published_later_on_failure():
+            await self._deal_with(refused)

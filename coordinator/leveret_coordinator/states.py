@@ -28,7 +28,7 @@ CAUSE: dict[Event, str] = {
     "published": "the broker confirmed the invocation",
     "started": "a worker tells that it executes the attempt",
     "succeeded": "a worker tells the attempt's result",
-    "failed": "a worker tells the attempt's error",
+    "failed": "a worker tells the attempt's error, or the broker refuses the invocation",
     "cancelled": "somebody cancelled the run or a run above it",
     "forgotten": "the broker that held the invocation went away with all it held",
 }

@@ -17,10 +17,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from leveret.errors import CoordinatorUnreachable
+from leveret.errors import CoordinatorUnreachable, LeveretError, PayloadError
 from leveret.pending import Pending, mailbox_of
 from leveret_broker import batches, codec, identifiers, logs, messages, topology
-from leveret_broker.errors import MalformedMessage, TransportClosed, TransportError, Unroutable
+from leveret_broker.errors import (
+    MalformedMessage,
+    Refused,
+    TransportClosed,
+    TransportError,
+    Unroutable,
+)
 from leveret_broker.lifecycle import LoopMailbox
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
 
@@ -201,6 +207,9 @@ class Session:
                 return
             except TransportClosed:
                 return  # `stop` tells those who wait
+            except Refused as refusal:
+                await self._send_apart(message, refusal)
+                return
             except TransportError as error:
                 if self._patience is not None:
                     self._give_up(runs, error)
@@ -208,15 +217,29 @@ class Session:
                 log.warning("coordinator out of reach, trying on", reason=str(error))
                 await asyncio.sleep(RETRY_EVERY)
 
+    async def _send_apart(self, message: messages.Wire, refusal: Refused) -> None:
+        """The broker takes no such message: find the submission that is at fault."""
+        submissions = message.submissions if isinstance(message, messages.Submit) else ()
+        if len(submissions) > 1:
+            for one in submissions:
+                await self._send(messages.Submit(session=self.id, submissions=(one,)), (one.run,))
+            return
+        log.error("message refused by the broker", reason=str(refusal))
+        for one in submissions:
+            size = len(one.arguments)
+            told = f"the arguments of run {one.run} ({size} bytes) can't be sent: {refusal}"
+            self._fail(one.run, PayloadError(told), refusal)
+
     def _give_up(self, runs: tuple[str, ...], error: TransportError) -> None:
         for run in runs:
-            self._submissions.pop(run, None)
-            if pending := self._runs.pop(run, None):
-                unreachable = CoordinatorUnreachable(
-                    f"run {run} could not be submitted at {self._where}: {error}"
-                )
-                unreachable.__cause__ = error
-                pending.fail(unreachable)
+            told = f"run {run} could not be submitted at {self._where}: {error}"
+            self._fail(run, CoordinatorUnreachable(told), error)
+
+    def _fail(self, run: str, error: LeveretError, cause: TransportError) -> None:
+        self._submissions.pop(run, None)
+        if pending := self._runs.pop(run, None):
+            error.__cause__ = cause
+            pending.fail(error)
 
     async def _publish(self, message: messages.Wire) -> None:
         await self._transport.publish(

@@ -542,6 +542,41 @@ async def test_a_consumer_comes_back_after_its_queue_was_deleted(
     assert bodies(await inbox.take()) == [b"after"]
 
 
+async def test_a_consumer_that_came_back_is_reported_like_a_reconnect(
+    world: World, transport: Transport
+) -> None:
+    """What was published while it had no queue is lost: somebody has to ask again."""
+    await transport.declare(SIMPLE)
+    consumer = await transport.consume(SIMPLE.name, Inbox(), prefetch=1)
+    was_consuming: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    transport.on_reconnect(lambda: was_consuming.set_result(consumer.is_consuming))
+    await world.delete_queue(SIMPLE.name)
+    async with asyncio.timeout(PATIENCE):
+        assert await was_consuming
+
+
+async def test_a_failing_callback_keeps_nothing_from_coming_back(
+    world: World, transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ValueError("a bug of the owner")
+
+    reconnected = asyncio.Event()
+    transport.on_reconnect(fail)
+    transport.on_reconnect(reconnected.set)
+    await transport.declare(SIMPLE)
+    inbox = Inbox(ack)
+    await transport.consume(SIMPLE.name, inbox, prefetch=1)
+    for _ in range(2):
+        reconnected.clear()
+        await world.drop_connections()
+        async with asyncio.timeout(PATIENCE):
+            await reconnected.wait()
+    await transport.publish(to(SIMPLE, b"after"))
+    assert bodies(await inbox.take()) == [b"after"]
+    assert "a bug of the owner" in caplog.text
+
+
 async def test_a_consumer_waits_for_a_queue_that_others_declare(
     world: World, transport: Transport
 ) -> None:

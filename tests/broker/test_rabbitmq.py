@@ -10,6 +10,7 @@ import pytest
 
 from leveret_broker.errors import QueueMismatch, TransportUnreachable
 from leveret_broker.rabbitmq import RabbitTransport
+from leveret_broker.rabbitmq_session import STABLE_AFTER, Backoff, pause
 from leveret_broker.rabbitmq_topology import queue_arguments
 from leveret_broker.topology import reply_queue, work_queue
 from leveret_broker.transport import Delivery, Outgoing, Queue
@@ -96,6 +97,7 @@ def test_work_queues_are_quorum_queues_unless_the_setting_is_off() -> None:
     queue = work_queue("p:n:1")
     assert queue_arguments(queue, replicated=True) == {
         "x-queue-type": "quorum",
+        "x-delivery-limit": 1_000_000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "leveret.dead",
     }
@@ -184,6 +186,24 @@ async def test_many_messages_under_way_survive_a_lost_connection(
 
 def test_pauses_between_attempts_grow_and_vary() -> None:
     chances = iter([0.0, 1.0, 0.0, 1.0, 1.0])
-    transport = RabbitTransport("amqp://h/", name="t", jitter=lambda: next(chances))
-    pauses = [transport.pause(attempt) for attempt in (1, 1, 3, 3, 1000)]
+    pauses = [pause(attempt, lambda: next(chances)) for attempt in (1, 1, 3, 3, 1000)]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 5.0])
+
+
+def test_pauses_start_over_only_after_a_session_that_lasted() -> None:
+    now = 0.0
+    backoff = Backoff(jitter=lambda: 1.0, clock=lambda: now)
+    pauses: list[float] = []
+    for lasted in (STABLE_AFTER + 1, STABLE_AFTER - 1, 0.0, STABLE_AFTER + 1):
+        backoff.connected()
+        now += lasted
+        pauses.append(backoff.next_pause())
+    assert pauses == pytest.approx([0.2, 0.4, 0.8, 0.2])
+
+
+def test_pauses_grow_while_no_session_begins() -> None:
+    now = 0.0
+    backoff = Backoff(jitter=lambda: 1.0, clock=lambda: now)
+    backoff.connected()
+    now = STABLE_AFTER + 1
+    assert [backoff.next_pause() for _ in range(3)] == pytest.approx([0.2, 0.4, 0.8])

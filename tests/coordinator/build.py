@@ -20,7 +20,7 @@ from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
-from leveret_coordinator.records import Confirmed, Definition
+from leveret_coordinator.records import Confirmed, Definition, PublishedAttempt
 
 NOW = 1_000_000.0
 _numbers = itertools.count(1)
@@ -136,6 +136,10 @@ def heartbeat(*definitions: str, worker: str = "w", project: str = "p") -> Heart
         started_at=NOW,
         definitions=definitions,
     )
+
+
+def published(run: str, attempt: int = 1) -> PublishedAttempt:
+    return PublishedAttempt(run=run, attempt=attempt)
 
 
 async def apply(catalog: Catalog, *messages: Message, now: float = NOW) -> Decision:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from leveret_broker.errors import Expired, TransportError
+from leveret_broker.errors import BrokerBlocked, Expired, Refused, TransportError
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus, Transport
 
 
@@ -127,12 +127,18 @@ class CrashingDelivery:
 
 
 class RefusingTransport(CrashingTransport):
-    """Its publications fail with errors given beforehand, one for each call."""
+    """Its publications fail with errors given beforehand, one a call, or for what they are."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner, after=1_000_000)
         self.errors: list[Exception] = []
         self.declares = True
+        self.full: set[str] = set()
+        """Queues that take nothing for now."""
+        self.largest: int | None = None
+        """Bytes of the largest message that is taken."""
+        self.refused: list[Outgoing] = []
+        """What was larger."""
 
     async def declare(self, *queues: Queue) -> None:
         if not self.declares:
@@ -141,8 +147,19 @@ class RefusingTransport(CrashingTransport):
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
         if not self.errors:
-            return await super().publish_all(messages)
+            mine = [self._refusal(message) for message in messages]
+            taken = [message for message, error in zip(messages, mine, strict=True) if not error]
+            theirs = iter(await super().publish_all(taken) if taken else ())
+            return [error or next(theirs) for error in mine]
         error = self.errors.pop(0)
         if isinstance(error, TransportError):
             return [error] * len(messages)
         raise error
+
+    def _refusal(self, message: Outgoing) -> TransportError | None:
+        if message.queue in self.full:
+            return BrokerBlocked("the queue is full")
+        if self.largest is not None and len(message.body) > self.largest:
+            self.refused.append(message)
+            return Refused(f"over {self.largest} bytes")
+        return None

@@ -1,5 +1,6 @@
 """The catalog as a file: kept, recognized, brought up to date, held by one coordinator."""
 
+import errno
 import os
 import socket
 import sqlite3
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from leveret_broker.messages import Cancel, Finished, ShowRun, Tree
+from leveret_broker.messages import Attach, Cancel, Finished, ShowRun, Tree
 from leveret_coordinator import listings, migrations, statements
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decision import Decision
+from leveret_coordinator.database import Database
+from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import (
     CatalogConflict,
     CatalogInUse,
@@ -20,7 +22,14 @@ from leveret_coordinator.errors import (
     NotACatalog,
 )
 from leveret_coordinator.facts import needs_of
-from leveret_coordinator.records import Confirmed, FinishedAttempt, Waiter
+from leveret_coordinator.lock import CatalogLock
+from leveret_coordinator.records import (
+    Confirmed,
+    FinishedAttempt,
+    PendingRun,
+    RefusedAttempt,
+    Waiter,
+)
 from tests.coordinator import build
 
 ROOT, CHILD, OTHER = (build.run_id(number) for number in range(1, 4))
@@ -36,6 +45,14 @@ async def _filled(path: Path | None) -> Catalog:
     await build.apply(catalog, build.register(build.spec("flow")))
     await build.apply(catalog, build.submit(build.submission(ROOT)))
     return catalog
+
+
+async def _pending(catalog: Catalog, page: int = 10) -> list[PendingRun]:
+    return [pending async for runs in catalog.pending(page=page) for pending in runs]
+
+
+async def _unanswered(catalog: Catalog, page: int = 10) -> list[Answer]:
+    return [answer async for answers in catalog.unanswered(page=page) for answer in answers]
 
 
 async def _show(catalog: Catalog, run: str) -> Tree:
@@ -73,11 +90,38 @@ async def test_the_outbox_survives_a_restart(path: Path) -> None:
     await catalog.close()
 
     catalog = await Catalog.open(path)
-    [pending] = await catalog.pending(most=10)
+    [pending] = await _pending(catalog)
     assert (pending.run.id, pending.queue, pending.arguments) == (ROOT, "p:flow:1", b"arguments")
     told = Finished(run=OTHER, state="succeeded", result=b"result")
-    assert await catalog.unanswered(most=10) == [("s", told)]
+    assert await _unanswered(catalog) == [Answer(session="s", reply=told)]
     await catalog.close()
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 100])
+async def test_the_outbox_is_read_in_pages_without_gaps_confirmed_or_not(
+    catalog: Catalog, page: int
+) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    runs = [build.run_id(number) for number in range(9, 0, -1)]
+    for position, run in enumerate(runs):  # two moments, and within each the order of acceptance
+        now = build.NOW + position // 5
+        await build.apply(catalog, build.submit(build.submission(run)), now=now)
+    assert [pending.run.id for pending in await _pending(catalog, page)] == runs
+    ended = build.outcomes(*map(build.outcome, runs))
+    await build.apply(
+        catalog, *(Attach(session=f"s{n}", runs=tuple(runs)) for n in range(3)), ended
+    )
+    answers = await _unanswered(catalog, page)
+    assert len(answers) == len({(answer.session, str(answer.reply)) for answer in answers}) == 36
+
+
+async def test_a_late_confirmation_of_another_attempt_changes_nothing(catalog: Catalog) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    await build.apply(catalog, build.submit(build.submission(ROOT)))
+    await catalog.confirm(Confirmed(published=(build.published(ROOT, 2),)))
+    assert [pending.run.id for pending in await _pending(catalog)] == [ROOT]
+    await catalog.confirm(Confirmed(published=(build.published(ROOT, 1),)))
+    assert await _pending(catalog) == []
 
 
 async def test_what_is_confirmed_leaves_the_outbox(catalog: Catalog) -> None:
@@ -85,10 +129,13 @@ async def test_what_is_confirmed_leaves_the_outbox(catalog: Catalog) -> None:
     await build.apply(catalog, build.submit(build.submission(ROOT), build.submission(OTHER)))
     await build.apply(catalog, build.outcomes(build.outcome(OTHER)))
     await catalog.confirm(
-        Confirmed(published=(ROOT, OTHER), answered=(Waiter(run=OTHER, session="s"),))
+        Confirmed(
+            published=(build.published(ROOT), build.published(OTHER)),
+            settled=(Waiter(run=OTHER, session="s"),),
+        )
     )
-    assert await catalog.pending(most=10) == []
-    assert await catalog.unanswered(most=10) == []
+    assert await _pending(catalog) == []
+    assert await _unanswered(catalog) == []
     states = {row.id: row.state for row in [*(await _show(catalog, ROOT)).runs]}
     assert states == {ROOT: "queued"}
     assert (await _show(catalog, OTHER)).runs[0].state == "succeeded"
@@ -99,11 +146,11 @@ async def test_a_broker_that_lost_everything_leaves_all_that_has_not_ended_pendi
 ) -> None:
     await build.apply(catalog, build.register(build.spec("flow")))
     await build.apply(catalog, build.submit(*map(build.submission, (ROOT, CHILD, OTHER))))
-    await catalog.confirm(Confirmed(published=(ROOT, CHILD, OTHER)))
+    await catalog.confirm(Confirmed(published=tuple(map(build.published, (ROOT, CHILD, OTHER)))))
     await build.apply(catalog, build.started(ROOT))
     await build.apply(catalog, build.outcomes(build.outcome(OTHER)))
     await catalog.forget_published()
-    assert [pending.run.id for pending in await catalog.pending(most=10)] == [ROOT, CHILD]
+    assert [pending.run.id for pending in await _pending(catalog)] == [ROOT, CHILD]
 
 
 # -- written all or not at all --------------------------------------------------------------------
@@ -154,7 +201,56 @@ async def test_cancelling_finds_the_whole_tree_however_deep(catalog: Catalog) ->
     assert set(decision.cancelled) == set(runs) - {runs[1]}
     assert (await _show(catalog, build.run_id(100))).runs[0].state == "pending"
     facts = await catalog.load(needs_of([Cancel(session="s", runs=(runs[0],))]), alive_since=0)
-    assert facts.below == []
+    assert {run.id for _, run in facts.below} == set(runs)
+    assert {waiter.run for waiter in facts.waiters} <= {runs[0]}, "others have ended"
+
+
+async def test_a_run_made_below_one_that_has_ended_is_cancelled_with_the_one_above(
+    catalog: Catalog,
+) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    await build.apply(catalog, build.submit(build.submission(ROOT)))
+    await build.apply(catalog, build.submit(build.submission(CHILD, parent=ROOT)))
+    await build.apply(catalog, build.outcomes(build.outcome(CHILD)))
+    below = build.submit(build.submission(OTHER, parent=CHILD))
+    decision = await build.apply(catalog, below, Cancel(session="s", runs=(ROOT,)))
+    assert decision.cancelled == (ROOT, OTHER)
+    assert decision.invocations == ()
+
+
+async def test_a_run_that_can_not_be_published_fails_in_the_catalog(catalog: Catalog) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    await build.apply(catalog, build.submit(build.submission(ROOT)))
+    await build.apply(catalog, RefusedAttempt(run=ROOT, attempt=1, reason="over the limit"))
+    [row] = (await _show(catalog, ROOT)).runs
+    assert (row.state, row.worker) == ("failed", None)
+    assert row.failure is not None
+    assert row.failure.type == "leveret.errors.PayloadError"
+    assert await _pending(catalog) == []
+
+
+# -- durable --------------------------------------------------------------------------------------
+
+
+async def test_a_commit_reaches_the_disk_before_it_returns(path: Path) -> None:
+    database = await Database.open(path)
+    try:
+        for pragma, expected in (("synchronous", 2), ("journal_mode", "wal"), ("foreign_keys", 1)):
+            [row] = await database.connection.execute_fetchall(f"PRAGMA {pragma}")
+            assert row[0] == expected, pragma
+    finally:
+        await database.close()
+
+
+async def test_a_new_catalog_is_told_in_the_log_and_an_old_one_is_not(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await (await Catalog.open(None)).close()
+    assert "catalog made" not in caplog.text
+    for _ in range(2):
+        await (await Catalog.open(path)).close()
+    assert caplog.text.count("catalog made") == 1
 
 
 # -- migrations -----------------------------------------------------------------------------------
@@ -227,6 +323,33 @@ async def test_a_catalog_in_use_is_refused_naming_the_holder(path: Path) -> None
     await (await Catalog.open(path)).close()
 
 
+async def test_a_catalog_in_use_is_refused_by_its_other_names_too(path: Path) -> None:
+    catalog = await Catalog.open(path)
+    link = path.with_name("link")
+    link.symlink_to(path)
+    with pytest.raises(CatalogInUse):
+        await Catalog.open(link)
+    await catalog.close()
+
+
+@pytest.mark.parametrize("operation", ["fcntl.flock", "os.ftruncate", "os.write"])
+def test_files_that_can_not_be_locked_are_refused_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = set(Path("/dev/fd").iterdir())
+    lock = CatalogLock(tmp_path / "catalog")
+    with monkeypatch.context() as patch:
+        patch.setattr(operation, fail)
+        with pytest.raises(CatalogUnavailable, match=r"can't be locked: No locks available"):
+            lock.acquire()
+    assert set(Path("/dev/fd").iterdir()) == before, "nothing is left open"
+    lock.acquire()
+    lock.release()
+
+
 async def test_a_refused_catalog_is_not_kept_locked(path: Path) -> None:
     await (await Catalog.open(path)).close()
     with closing(sqlite3.connect(path)) as connection:
@@ -268,7 +391,7 @@ def _plan(statement: str) -> str:
         ("recent_runs", "runs_by_time (created_at>?)"),
         ("tree", "runs_by_parent (parent=?)"),
         ("runs_below", "runs_by_parent (parent=?)"),
-        ("pending_runs", "runs_by_state (state=?)"),
+        ("pending_runs", "runs_by_state (state=? AND created_at>?)"),
         ("definitions_wanted", "definitions_by_name (name=?)"),
     ],
 )

@@ -57,6 +57,7 @@ async def _crash_and_recover(catalog: Path, step: int, is_done: bool, is_durable
             lasting = CrashingTransport(transport, after=1_000_000, is_durable=is_durable)
             async with peers.coordinator(lasting, catalog, SMALL_BATCHES):
                 await caller.until_finished(*RUNS)
+                await _until_nobody_waits(catalog)
         _check_told(caller, worker)
         return crashing.has_crashed
 
@@ -74,6 +75,13 @@ async def _serve_until_it_dies(
         done.cancel()
         await asyncio.gather(dying, done, return_exceptions=True)
     await service.stop()
+
+
+async def _until_nobody_waits(catalog: Path) -> None:
+    with closing(sqlite3.connect(catalog)) as connection:
+        async with asyncio.timeout(peers.PATIENCE):
+            while connection.execute("SELECT count(*) FROM waiters").fetchone() != (0,):
+                await asyncio.sleep(0)
 
 
 def _check_told(caller: peers.Caller, worker: peers.Worker) -> None:

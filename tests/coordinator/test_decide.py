@@ -24,7 +24,7 @@ from leveret_broker.messages import (
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Facts, Message
-from leveret_coordinator.records import Run, Waiter
+from leveret_coordinator.records import RefusedAttempt, Run, Waiter
 from leveret_coordinator.resolution import Known
 from tests.coordinator import build
 
@@ -123,7 +123,7 @@ def test_a_run_that_has_ended_is_answered_with_its_outcome() -> None:
         _facts(_run(ROOT, "succeeded"), ended=(end,)), build.submit(build.submission(ROOT))
     )
     assert _replies(decision) == [end]
-    assert not decision.writes
+    assert not decision.runs
 
 
 def test_a_child_belongs_to_the_tree_of_its_parent() -> None:
@@ -190,6 +190,16 @@ def test_attaching_to_a_run_that_has_ended_is_answered_at_once() -> None:
     assert _replies(_decide(facts, Attach(session="s", runs=(ROOT,)))) == [end]
 
 
+@pytest.mark.parametrize("waiting", [(), (Waiter(run=ROOT, session="s"),)], ids=["new", "again"])
+def test_an_answer_about_a_run_that_has_ended_is_remembered_until_it_is_confirmed(
+    waiting: tuple[Waiter, ...],
+) -> None:
+    end = Finished(run=ROOT, state="succeeded", result=b"r")
+    facts = _facts(_run(ROOT, "succeeded"), ended=(end,), waiters=waiting)
+    for asked in (Attach(session="s", runs=(ROOT,)), build.submit(build.submission(ROOT))):
+        assert _decide(facts, asked).waiters == (Waiter(run=ROOT, session="s"),)
+
+
 def test_attaching_to_an_unknown_run_is_rejected() -> None:
     [reply] = _replies(_decide(_facts(), Attach(session="s", runs=(ROOT,))))
     assert isinstance(reply, Rejected)
@@ -251,6 +261,37 @@ def test_news_of_another_attempt_are_refused(attempt: int) -> None:
 def test_news_of_an_unknown_run_are_refused() -> None:
     decision = _decide(_facts(), build.outcomes(build.outcome(ROOT)), build.started(ROOT))
     assert [late.reason for late in decision.refused] == ["no such run"] * 2
+
+
+def test_outcomes_of_unknown_runs_are_set_aside_without_those_of_known_ones() -> None:
+    stray = build.outcome(OTHER)
+    decision = _decide(_facts(_run(ROOT)), build.outcomes(build.outcome(ROOT), stray))
+    assert decision.unknown == (build.outcomes(stray),)
+
+
+# -- what the broker refuses ----------------------------------------------------------------------
+
+REFUSED = RefusedAttempt(run=ROOT, attempt=1, reason="over the limit")
+
+
+def test_a_run_that_no_worker_can_be_given_fails_and_all_who_wait_are_told() -> None:
+    facts = _facts(_run(ROOT, "pending"), waiters=(Waiter(run=ROOT, session="s"),))
+    decision = _decide(facts, REFUSED)
+    [finished] = decision.finished
+    assert (finished.state, finished.worker) == ("failed", None)
+    [reply] = _replies(decision)
+    assert isinstance(reply, Finished)
+    assert reply.failure == finished.failure
+    assert reply.failure is not None
+    assert reply.failure.type == "leveret.errors.PayloadError"
+    assert "too large for the broker: over the limit" in reply.failure.message
+
+
+@pytest.mark.parametrize(
+    "run", [_run(ROOT, "succeeded"), _run(ROOT, "cancelled"), _run(ROOT, attempt=2), _run(OTHER)]
+)
+def test_a_refusal_of_what_is_over_changes_nothing(run: Run) -> None:
+    assert _decide(_facts(run), REFUSED) == Decision()
 
 
 def test_an_outcome_after_the_submission_in_one_batch_answers_the_submitter() -> None:
@@ -325,6 +366,25 @@ def test_cancelling_an_unknown_run_stops_nothing() -> None:
     assert not decision.writes
 
 
+def test_a_cancellation_that_came_before_its_submission_counts() -> None:
+    cancel = Cancel(session="s", request="c", runs=(ROOT,))
+    decision = _decide(_facts(), cancel, build.submit(build.submission(ROOT)))
+    assert decision.invocations == ()
+    assert [finished.state for finished in decision.finished] == ["cancelled"]
+    assert _replies(decision) == [
+        Finished(run=ROOT, state="cancelled"),
+        Cancelled(request="c", runs=(ROOT,)),
+    ]
+
+
+def test_a_run_made_below_one_that_has_ended_is_stopped_with_the_one_above() -> None:
+    root, child = _run(ROOT, "running"), _run(CHILD, "succeeded", parent=ROOT)
+    facts = _facts(root, child, below=((ROOT, root), (ROOT, child)))
+    below = build.submit(build.submission(OTHER, "fit", parent=CHILD))
+    decision = _decide(facts, below, Cancel(session="s", runs=(ROOT,)))
+    assert decision.cancelled == (ROOT, OTHER)
+
+
 def test_a_cancellation_without_a_request_is_not_answered() -> None:
     assert _replies(_decide(_facts(), Cancel(session="s", runs=(ROOT,)))) == []
 
@@ -357,7 +417,7 @@ def test_a_child_of_a_cancelled_run_is_born_cancelled(in_this_batch: bool) -> No
     [new] = decision.runs
     assert (new.run.state, new.finished_at) == ("cancelled", build.NOW)
     assert not decision.invocations
-    assert not decision.waiters
+    assert decision.waiters == (Waiter(run=OTHER, session="worker-s"),)
     assert _replies(decision, "worker-s")[-1] == Finished(run=OTHER, state="cancelled")
 
 

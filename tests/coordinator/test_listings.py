@@ -40,7 +40,7 @@ async def filled(catalog: Catalog) -> Catalog:
     ]
     for second, submission in enumerate(asked):
         await build.apply(catalog, build.submit(submission), now=build.NOW + second)
-    await catalog.confirm(Confirmed(published=tuple(RUNS)))
+    await catalog.confirm(Confirmed(published=tuple(map(build.published, RUNS))))
     [fit] = [row for row in await catalog.definitions(names=["fit"]) if row.version == "0.9"]
     await build.apply(catalog, build.heartbeat(fit.id), now=build.NOW)
     await build.apply(catalog, build.started(R2))

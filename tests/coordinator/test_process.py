@@ -80,7 +80,7 @@ async def test_a_catalog_in_use_ends_the_second_coordinator_with_a_plain_sentenc
             assert isinstance(await caller.ask(FLOW), Registered)
             async with _coordinator(rabbit_vhost_url, catalog) as second:
                 _, printed = await second.communicate()
-                assert second.returncode == 1
+                assert second.returncode == 2
             assert f"in use by another coordinator ({first.pid}@" in printed.decode()
             assert "Traceback" not in printed.decode()
     finally:

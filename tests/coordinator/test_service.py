@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from leveret_broker import codec, topology
+from leveret_broker.clock import SystemClock
 from leveret_broker.errors import BrokerBlocked, Expired, TransportError
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import (
@@ -17,11 +18,14 @@ from leveret_broker.messages import (
     Cancel,
     Cancelled,
     Control,
+    Failure,
     Finished,
     Goodbye,
     Hello,
     Invocations,
+    ListRuns,
     ListWorkers,
+    Outcomes,
     Refused,
     Registered,
     Rejected,
@@ -35,7 +39,10 @@ from leveret_broker.messages import (
     Welcome,
 )
 from leveret_broker.transport import Outgoing, Queue
-from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.errors import AnotherCoordinator
+from leveret_coordinator.facts import Message
+from leveret_coordinator.service import VERSION, CoordinatorService, CoordinatorSettings
 from tests.coordinator import build, peers
 from tests.coordinator.faults import RefusingTransport
 
@@ -413,6 +420,246 @@ async def test_a_caller_that_is_gone_is_dropped(
     assert states == [("succeeded",)]
 
 
+async def _keep(path: Path, *messages: Message) -> None:
+    """Write into a catalog what an earlier coordinator would have, and publish nothing."""
+    catalog = await Catalog.open(path)
+    await build.apply(catalog, build.register(build.spec("flow"), build.spec("other")))
+    for message in messages:
+        await build.apply(catalog, message)
+    await catalog.close()
+
+
+async def test_an_answer_that_was_not_published_is_given_by_the_next_coordinator(
+    transport: MemoryTransport,
+    caller: peers.Caller,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = build.outcomes(build.outcome(ROOT))
+    await _keep(tmp_path / "catalog", build.submit(build.submission(ROOT), session="old"), told)
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        refusing.full = {"replies:s"}
+        await caller.request(Attach(session="s", runs=(ROOT,)))
+        async with asyncio.timeout(peers.PATIENCE):
+            while "message not published" not in caplog.text:
+                await asyncio.sleep(0)
+    assert caller.replies == []
+    async with peers.coordinator(transport, tmp_path / "catalog", QUICK):
+        await caller.until_finished(ROOT)
+    with closing(sqlite3.connect(tmp_path / "catalog")) as connection:
+        assert connection.execute("SELECT count(*) FROM waiters").fetchone() == (0,)
+
+
+async def test_an_end_that_failed_to_be_told_many_times_is_told_once(
+    transport: MemoryTransport,
+    caller: peers.Caller,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        await caller.ask(build.submit(build.submission(ROOT)))
+        refusing.full = {"replies:s"}
+        await caller.tell(build.outcomes(build.outcome(ROOT)))
+        async with asyncio.timeout(peers.PATIENCE):
+            while caplog.text.count("message not published") < 4:
+                await asyncio.sleep(0)
+        refusing.full = set()
+        await caller.until_finished(ROOT)
+        assert isinstance(await caller.ask(Hello(session="s", request="1")), Welcome)
+    assert len(caller.finished()[ROOT]) == 1
+
+
+async def test_runs_of_a_queue_that_takes_nothing_hold_back_no_others(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    stuck = [build.run_id(number) for number in range(11, 18)]
+    await _keep(
+        tmp_path / "catalog",
+        build.submit(*(build.submission(run, "p:other:1") for run in stuck)),
+        build.submit(build.submission(ROOT)),
+    )
+    refusing = RefusingTransport(transport)
+    refusing.full = {"p:other:1"}
+    settings = CoordinatorSettings(retry_first=0.001, retry_longest=0.01, page=2)
+    for queue in ("p:other:1", "p:flow:1"):
+        await caller.transport.declare(topology.work_queue(queue))
+        await caller.consume(queue)
+    async with peers.coordinator(refusing, tmp_path / "catalog", settings):
+        await caller.until(lambda: bool(caller.deliveries["p:flow:1"]))
+        assert not caller.deliveries["p:other:1"]
+        assert isinstance(await caller.ask(Hello(session="s", request="1")), Welcome)
+        refusing.full = set()
+        await caller.until(lambda: len(caller.deliveries["p:other:1"]) == len(stuck))
+    assert len(caller.deliveries["p:flow:1"]) == 1
+
+
+async def test_a_start_does_not_wait_until_all_that_is_left_is_published(
+    broker: MemoryBroker, transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    await _keep(tmp_path / "catalog", build.submit(build.submission(ROOT)))
+    await caller.transport.declare(topology.work_queue("p:flow:1"))
+    await caller.consume("p:flow:1")
+    broker.block()
+    async with peers.coordinator(transport, tmp_path / "catalog", QUICK):
+        status = await transport.inspect(topology.REQUESTS.name)
+        assert status is not None
+        assert status.consumers == 1
+        broker.unblock()
+        await caller.until(lambda: bool(caller.deliveries["p:flow:1"]))
+
+
+async def test_an_answer_that_the_broker_refuses_becomes_a_refusal(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        await caller.ask(build.submit(build.submission(ROOT)))
+        children = (build.submission(run, "flow", parent=ROOT) for run in (CHILD, OTHER))
+        await caller.request(build.submit(*children))
+        await caller.until_replies(4)
+        refusing.largest = 700
+        for question in (
+            ShowRun(session="s", request="q", run=ROOT),
+            ListRuns(session="s", request="q", project=None),
+        ):
+            reply = await caller.ask(question)
+            assert isinstance(reply, Refused)
+            assert (reply.request, reply.code) == ("q", "invalid")
+            assert "too large for the broker: over 700 bytes" in reply.message
+    assert len(refusing.refused) == 2
+
+
+async def test_a_result_that_the_broker_refuses_is_told_as_a_failure_and_kept(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        await caller.request(build.submit(*map(build.submission, (ROOT, OTHER))))
+        await caller.until_replies(3)
+        refusing.largest = 2000
+        large = build.outcome(ROOT, result=bytes(3000))
+        await caller.tell(build.outcomes(large, build.outcome(OTHER)))
+        await caller.until_finished(ROOT, OTHER)
+        refusing.largest = None
+        assert await _state(caller, ROOT) == "succeeded"
+    [end] = caller.finished()[ROOT]
+    assert (end.state, end.result) == ("failed", None)
+    assert end.failure is not None
+    assert end.failure.type == "leveret.errors.PayloadError"
+    assert "the result of 3000 bytes is too large for the broker" in end.failure.message
+    assert caller.finished()[OTHER][0].result == b"result", "what shared the message is told"
+    with closing(sqlite3.connect(tmp_path / "catalog")) as connection:
+        assert connection.execute("SELECT count(*) FROM waiters").fetchone() == (0,)
+
+
+async def test_an_error_that_the_broker_refuses_is_told_in_fewer_words(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        await caller.ask(build.submit(build.submission(ROOT)))
+        refusing.largest = 2000
+        failed = build.outcome(ROOT, "failed").model_copy(update={"error": bytes(3000)})
+        await caller.tell(build.outcomes(failed))
+        await caller.until_finished(ROOT)
+    [end] = caller.finished()[ROOT]
+    assert end == Finished(
+        run=ROOT, state="failed", failure=Failure(type="ValueError", message="no")
+    )
+
+
+async def test_a_run_whose_invocation_the_broker_refuses_fails(
+    transport: MemoryTransport,
+    caller: peers.Caller,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        refusing.largest = 2000
+        large = build.submission(ROOT, arguments=bytes(3000))
+        await caller.request(build.submit(large, build.submission(OTHER)))
+        await caller.until_finished(ROOT)
+        assert await _state(caller, ROOT) == "failed"
+        assert await _state(caller, OTHER) in ("pending", "queued")
+    [end] = caller.finished()[ROOT]
+    assert end.failure is not None
+    assert end.failure.type == "leveret.errors.PayloadError"
+    assert len(refusing.refused) == 1
+    assert "message refused by the broker" in caplog.text
+
+
+async def test_what_can_not_be_said_in_fewer_words_is_not_said(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    refusing = RefusingTransport(transport)
+    async with peers.coordinator(refusing, tmp_path / "catalog", QUICK):
+        await caller.ask(FLOW)
+        refusing.largest = 0
+        await caller.request(Hello(session="s", request="1"))
+        async with asyncio.timeout(peers.PATIENCE):
+            while not refusing.refused:
+                await asyncio.sleep(0)
+        refusing.largest = None
+        assert await caller.ask(Hello(session="s", request="2")) == Welcome(
+            request="2", version=VERSION
+        )
+    assert len(refusing.refused) == 1
+
+
+# -- one coordinator a broker ---------------------------------------------------------------------
+
+
+async def test_a_second_coordinator_at_a_broker_is_refused_whatever_its_catalog(
+    broker: MemoryBroker, transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    impatient = CoordinatorSettings(predecessor_leaves_within=0)
+    async with peers.connected(broker) as other, peers.coordinator(transport, tmp_path / "one"):
+        for _ in range(2):  # the second time shows that the first left the catalog free
+            second = CoordinatorService(other, tmp_path / "two", settings=impatient)
+            with pytest.raises(AnotherCoordinator, match=r"consumes 'leveret.requests'"):
+                await second.start()
+        assert isinstance(await caller.ask(FLOW), Registered)
+
+
+async def test_a_start_waits_for_a_predecessor_that_is_about_to_leave(
+    broker: MemoryBroker, transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    first = CoordinatorService(transport, tmp_path / "one")
+    await first.start()
+
+    class Meanwhile(SystemClock):
+        """The predecessor leaves while its successor sleeps."""
+
+        async def sleep(self, seconds: float) -> None:
+            await first.stop()
+
+    async with peers.connected(broker) as other:
+        second = CoordinatorService(other, tmp_path / "two", Meanwhile())
+        await second.start()
+        assert isinstance(await caller.ask(FLOW), Registered)
+        await second.stop()
+
+
+@pytest.mark.usefixtures("service")
+async def test_outcomes_of_unknown_runs_are_set_aside(caller: peers.Caller) -> None:
+    await caller.consume("leveret.dead")
+    stray = build.outcomes(build.outcome(ROOT))
+    await caller.tell(stray)
+    await caller.until(lambda: bool(caller.deliveries["leveret.dead"]))
+    [dead] = caller.deliveries["leveret.dead"]
+    assert codec.decode(dead.body, Outcomes) == stray
+    assert dead.headers[topology.ORIGIN_HEADER] == "leveret.outcomes"
+    assert "no such run" in dead.headers[topology.REASON_HEADER]
+
+
 # -- starting and stopping ------------------------------------------------------------------------
 
 
@@ -447,6 +694,24 @@ async def test_stopping_does_not_wait_for_a_broker_that_takes_nothing(
     broker.unblock()
     async with peers.coordinator(transport, tmp_path / "catalog"):
         await caller.until(lambda: Unserved(run=ROOT, queue="p:flow:1") in caller.replies)
+
+
+async def test_what_was_dealt_with_never_comes_again(
+    broker: MemoryBroker, caller: peers.Caller, tmp_path: Path
+) -> None:
+    async with peers.connected(broker) as transport:
+        service = CoordinatorService(transport, tmp_path / "catalog")
+        await service.start()
+        await caller.ask(FLOW)
+        await caller.ask(build.submit(build.submission(ROOT)))
+        await caller.tell(build.outcomes(build.outcome(ROOT)), build.outcomes(build.outcome(OTHER)))
+        await caller.until_finished(ROOT)
+        assert isinstance(await caller.ask(Hello(session="s", request="1")), Welcome)
+        await service.stop()
+    for queue in (topology.REQUESTS, topology.OUTCOMES):
+        status = await caller.transport.inspect(queue.name)
+        assert status is not None
+        assert status.messages == 0, queue.name
 
 
 async def test_stopping_writes_what_was_confirmed_and_gives_back_the_rest(

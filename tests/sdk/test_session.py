@@ -6,21 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from leveret import payload
-from leveret.errors import CoordinatorUnreachable
+from leveret.errors import CoordinatorUnreachable, PayloadError
 from leveret.session import Session
 from leveret_broker import codec, identifiers, messages, topology
+from leveret_broker.errors import Refused
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.transport import Outgoing
 from leveret_coordinator.service import CoordinatorService
 
 
+class Narrow(MemoryTransport):
+    """A broker that takes no message over 10,000 bytes."""
+
+    async def publish(self, message: Outgoing) -> None:
+        if len(message.body) > 10_000:
+            raise Refused("the broker refused the message: too large")
+        await super().publish(message)
+
+
 class Site:
     def __init__(self, catalog: Path) -> None:
         self.broker = MemoryBroker()
         self.catalog = catalog
-        self.transport = MemoryTransport(self.broker, publish_timeout=0.5)
+        self.transport = Narrow(self.broker, publish_timeout=0.5)
         self.session = Session(self.transport, where="memory", patience=2.0)
         self.coordinator = self.new_coordinator()
 
@@ -38,13 +47,13 @@ class Site:
         answer = await self.session.ask("1", asked, messages.Registered)
         assert isinstance(answer, messages.Registered)
 
-    def submission(self, *, acknowledge: bool = True) -> messages.Submission:
+    def submission(self, size: int = 10) -> messages.Submission:
         return messages.Submission(
             run=identifiers.new_id("run"),
             target=messages.Target(identifier="work"),
             project="p",
-            arguments=payload.encode_arguments((), {}).body,
-            acknowledge=acknowledge,
+            arguments=bytes(size),
+            acknowledge=True,
         )
 
     async def state(self, run: str, session: Session | None = None) -> str:
@@ -193,3 +202,19 @@ async def test_an_end_that_was_told_while_the_caller_was_away_is_asked_for_again
     assert pending.answer.result == b"result"
     await other.stop()
     await onlooker.close()
+
+
+async def test_arguments_that_the_broker_refuses_fail_their_run_only(site: Site) -> None:
+    sizes = [10, 20_000, 6_000, 6_000, 10]
+    pending = [site.session.submit(site.submission(size)) for size in sizes]
+    async with asyncio.timeout(5):
+        for one in pending:
+            await one.until(lambda pending: pending.is_accepted)
+    assert [type(one.error) for one in pending] == [
+        type(None),
+        PayloadError,
+        type(None),
+        type(None),
+        type(None),
+    ]
+    assert "20000 bytes" in str(pending[1].error)

@@ -10,6 +10,7 @@ from leveret import define
 from leveret.definitions import Definition
 from leveret_broker import codec, messages, topology
 from leveret_broker.clock import SystemClock
+from leveret_broker.errors import Refused
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.transport import Delivery, Outgoing, Queue
 from leveret_worker.execution import Bundle, Execution
@@ -45,8 +46,17 @@ class ByHand:
         self.running[execution.run] = ended
         execution.stop = lambda: self.stopped.append(execution.run)
 
-    def end(self, run: str) -> None:
-        self.running.pop(run)(Ending(result=b"result"))
+    def end(self, run: str, size: int = 10) -> None:
+        self.running.pop(run)(Ending(result=bytes(size)))
+
+
+class Narrow(MemoryTransport):
+    """A broker that takes no message over 10,000 bytes."""
+
+    async def publish(self, message: Outgoing) -> None:
+        if len(message.body) > 10_000:
+            raise Refused("the broker refused the message: too large")
+        await super().publish(message)
 
 
 class Bench:
@@ -54,7 +64,7 @@ class Bench:
 
     def __init__(self, slots: int, processes: int) -> None:
         self.broker = MemoryBroker()
-        self.transport = MemoryTransport(self.broker)
+        self.transport = Narrow(self.broker)
         self.onlooker = MemoryTransport(self.broker)
         self.runner = ByHand()
         self.reporter = Reporter(self.transport, "worker_1")
@@ -122,11 +132,14 @@ class Bench:
 
     async def reported(self) -> list[str]:
         """The runs whose outcomes wait for the coordinator."""
-        found: list[str] = []
+        return [outcome.run for outcome in await self.outcomes()]
+
+    async def outcomes(self) -> list[messages.Outcome]:
+        """The outcomes that wait for the coordinator."""
+        found: list[messages.Outcome] = []
 
         def take(delivery: Delivery) -> None:
-            outcomes = codec.decode(delivery.body, messages.Outcomes).outcomes
-            found.extend(outcome.run for outcome in outcomes)
+            found.extend(codec.decode(delivery.body, messages.Outcomes).outcomes)
 
         await self.reporter.flush()
         consumer = await self.onlooker.consume(topology.OUTCOMES.name, take, prefetch=0)
@@ -295,3 +308,15 @@ async def test_what_is_held_of_a_queue_is_counted_until_it_is_confirmed(bench: B
     bench.runner.end("a")
     await bench.reporter.flush()
     assert bench.executor.held(QUEUE) == 1
+
+
+async def test_a_result_that_the_broker_refuses_fails_its_run_only(bench: Bench) -> None:
+    await bench.deliver("a", "b")
+    bench.runner.end("a", size=20_000)
+    bench.runner.end("b")
+    large, small = await bench.outcomes()
+    assert (large.run, large.state, small.run, small.state) == ("a", "failed", "b", "succeeded")
+    assert large.failure is not None
+    assert large.failure.type == "leveret.errors.PayloadError"
+    assert "20000 bytes" in large.failure.message
+    assert await bench.left_in_the_queue() == 0

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from leveret_broker import batches, codec, logs, messages, topology
-from leveret_broker.errors import TransportClosed, TransportError
+from leveret_broker.errors import Refused, TransportClosed, TransportError
 from leveret_broker.transport import Outgoing, Transport
 
 log = logs.get_logger("leveret.worker")
@@ -78,16 +78,20 @@ class Reporter:
     async def _publish(
         self, message: messages.Outcomes, confirmed: list[Callable[[], None]]
     ) -> None:
-        only = message.outcomes[0].run if len(message.outcomes) == 1 else None
-        outgoing = Outgoing(
-            queue=topology.OUTCOMES.name, body=codec.encode(message), correlation_id=only
-        )
         while True:
             try:
-                await self._transport.publish(outgoing)
+                await self._transport.publish(_outgoing(message))
                 break
             except TransportClosed:
                 return
+            except Refused as refusal:
+                if len(message.outcomes) > 1:
+                    for outcome, call in zip(message.outcomes, confirmed, strict=True):
+                        await self._publish(message.model_copy(update=_only(outcome)), [call])
+                    return
+                message = message.model_copy(
+                    update=_only(*(_too_large(outcome, refusal) for outcome in message.outcomes))
+                )
             except TransportError as error:
                 log.warning("outcomes wait for the broker", reason=str(error))
                 await asyncio.sleep(RETRY_EVERY)
@@ -95,6 +99,28 @@ class Reporter:
             call()
 
 
+def _outgoing(message: messages.Outcomes) -> Outgoing:
+    only = message.outcomes[0].run if len(message.outcomes) == 1 else None
+    body = codec.encode(message)
+    return Outgoing(queue=topology.OUTCOMES.name, body=body, correlation_id=only)
+
+
+def _only(*outcomes: messages.Outcome) -> dict[str, object]:
+    return {"outcomes": outcomes, "started": ()}
+
+
+def _too_large(outcome: messages.Outcome, refusal: Refused) -> messages.Outcome:
+    """What is told instead of an outcome that the broker doesn't take."""
+    told = f"how run {outcome.run} ended ({_bytes(outcome)} bytes) can't be sent: {refusal}"
+    failure = messages.Failure(type="leveret.errors.PayloadError", message=told)
+    update = {"state": "failed", "result": None, "error": None, "failure": failure}
+    return outcome.model_copy(update=update)
+
+
+def _bytes(outcome: messages.Outcome) -> int:
+    return len(outcome.result or b"") + len(outcome.error or b"")
+
+
 def _size(reported: Reported) -> int:
     outcome, _ = reported
-    return len(outcome.result or b"") + len(outcome.error or b"")
+    return _bytes(outcome)

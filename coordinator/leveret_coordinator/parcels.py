@@ -1,0 +1,191 @@
+"""What the coordinator has to say, packed into messages, and what to send if one is refused."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from leveret_broker import codec, topology
+from leveret_broker.messages import (
+    Accepted,
+    Cancelled,
+    Control,
+    Failure,
+    Finished,
+    Invocations,
+    Outcomes,
+    Refused,
+    Registered,
+    Rejected,
+    Replies,
+    Reply,
+    Rows,
+    Tree,
+    Unserved,
+)
+from leveret_broker.transport import Outgoing
+from leveret_coordinator.decision import Answer
+from leveret_coordinator.errors import Invalid
+from leveret_coordinator.records import Confirmed, PendingRun, PublishedAttempt, Waiter
+
+MOST_REPLIES = 200
+"""Replies in one message."""
+MOST_PAYLOAD = 256 * 1024
+"""Bytes of results and errors in one message, unless a single one is larger."""
+MOST_CANCELLED = 1000
+"""Runs in one control message."""
+LONGEST_MESSAGE = 1000
+"""Characters that are left of a failure's message when all of it was refused."""
+
+PAYLOAD_ERROR = "leveret.errors.PayloadError"
+"""What callers know as the error of a value that can't travel."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parcel:
+    """A message, and what is settled once it is confirmed."""
+
+    message: Outgoing
+    settles: Confirmed = field(default_factory=Confirmed)
+    answers: tuple[Answer, ...] = ()
+    """What the message holds, if it holds answers."""
+
+    @property
+    def is_invocation(self) -> bool:
+        return bool(self.settles.published)
+
+
+# -- packing --------------------------------------------------------------------------------------
+
+
+def pack_invocation(pending: PendingRun) -> Parcel:
+    """One run a message, so that any free worker can take it."""
+    run = pending.run
+    body = codec.encode(
+        Invocations(project=run.project, definition=run.definition, runs=(pending.as_message(),))
+    )
+    return Parcel(
+        message=Outgoing(body=body, queue=pending.queue, correlation_id=run.id),
+        settles=Confirmed(published=(PublishedAttempt(run=run.id, attempt=run.attempt),)),
+    )
+
+
+def pack_answers(answers: Iterable[Answer]) -> list[Parcel]:
+    """As few messages a session as the limits allow, in the order of the answers."""
+    by_session: dict[str, list[Reply]] = {}
+    for answer in answers:
+        by_session.setdefault(answer.session, []).append(answer.reply)
+    return [
+        _pack_replies(session, portion)
+        for session, replies in by_session.items()
+        for portion in _portions(replies)
+    ]
+
+
+def pack_cancelled(runs: Sequence[str]) -> list[Parcel]:
+    """To every worker."""
+    return [
+        Parcel(
+            message=Outgoing(
+                body=codec.encode(Control(cancel=tuple(runs[start : start + MOST_CANCELLED]))),
+                fanout=topology.CONTROL,
+                persistent=False,
+            )
+        )
+        for start in range(0, len(runs), MOST_CANCELLED)
+    ]
+
+
+def pack_unknown(outcomes: Outcomes) -> Parcel:
+    """To where people look for what nobody could deal with."""
+    return Parcel(
+        message=Outgoing(
+            body=codec.encode(outcomes),
+            queue=topology.DEAD.name,
+            headers={
+                topology.REASON_HEADER: "no such run in this catalog",
+                topology.ORIGIN_HEADER: topology.OUTCOMES.name,
+            },
+        )
+    )
+
+
+def _portions(replies: Sequence[Reply]) -> Iterable[list[Reply]]:
+    portion: list[Reply] = []
+    payload = 0
+    for reply in replies:
+        size = _payload(reply)
+        if portion and (len(portion) == MOST_REPLIES or payload + size > MOST_PAYLOAD):
+            yield portion
+            portion, payload = [], 0
+        portion.append(reply)
+        payload += size
+    if portion:
+        yield portion
+
+
+def _payload(reply: Reply) -> int:
+    if not isinstance(reply, Finished):
+        return 0
+    traceback = reply.failure.traceback if reply.failure else ""
+    return len(reply.result or b"") + len(reply.error or b"") + len(traceback)
+
+
+def _pack_replies(session: str, replies: Sequence[Reply]) -> Parcel:
+    runs = {_concerned(reply) for reply in replies}
+    ended = (reply.run for reply in replies if isinstance(reply, Finished))
+    return Parcel(
+        message=Outgoing(
+            body=codec.encode(Replies(replies=tuple(replies))),
+            queue=topology.reply_queue_name(session),
+            correlation_id=runs.pop() if len(runs) == 1 else None,
+            persistent=False,
+        ),
+        settles=Confirmed(settled=tuple(Waiter(run=run, session=session) for run in ended)),
+        answers=tuple(Answer(session=session, reply=reply) for reply in replies),
+    )
+
+
+def _concerned(reply: Reply) -> str | None:
+    """The run that a reply is about."""
+    if isinstance(reply, Accepted | Rejected | Unserved | Finished):
+        return reply.run
+    return None
+
+
+# -- when the broker refuses a message -----------------------------------------------------------
+
+
+def in_place_of(parcel: Parcel, reason: str) -> list[Parcel]:
+    """What to send when the broker refuses a parcel for what it is, above all for its size.
+
+    Answers that shared a message go each alone; one that was alone goes in fewer words. Empty if
+    there are no fewer words.
+    """
+    if len(parcel.answers) > 1:
+        return [_pack_replies(answer.session, [answer.reply]) for answer in parcel.answers]
+    shortened = ((answer, _shortened(answer.reply, reason)) for answer in parcel.answers)
+    return [_pack_replies(answer.session, [reply]) for answer, reply in shortened if reply]
+
+
+def _shortened(reply: Reply, reason: str) -> Reply | None:
+    match reply:
+        case Tree() | Rows() | Registered() | Cancelled():
+            text = f"The answer is too large for the broker: {reason}."
+            return Refused(request=reply.request, code=Invalid.code, message=text)
+        case Finished():
+            return _shortened_end(reply, reason)
+        case _:
+            return None
+
+
+def _shortened_end(end: Finished, reason: str) -> Finished | None:
+    """The catalog keeps the truth; a caller that can't be told a result is told why."""
+    if end.result is not None:
+        text = f"the result of {len(end.result)} bytes is too large for the broker: {reason}"
+        failure = Failure(type=PAYLOAD_ERROR, message=text)
+        return Finished(run=end.run, state="failed", failure=failure)
+    if end.failure is None:
+        shortened = Finished(run=end.run, state=end.state)
+    else:
+        failure = Failure(type=end.failure.type, message=end.failure.message[:LONGEST_MESSAGE])
+        shortened = Finished(run=end.run, state=end.state, failure=failure)
+    return shortened if shortened != end else None
