@@ -22,6 +22,7 @@ from leveret.errors import (
     RemoteError,
     RunCancelled,
     RunTimeout,
+    SettingError,
     StateError,
     WorkerLost,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "RemoteError",
     "RunCancelled",
     "RunTimeout",
+    "SettingError",
     "StateError",
     "WorkerLost",
 ]

@@ -12,10 +12,11 @@ from leveret import payload
 from leveret.calls import Call
 from leveret.connection import Connection
 from leveret.context import connected
-from leveret.errors import LeveretError
+from leveret.errors import LeveretError, SettingError
 from leveret.runs import Run
 from leveret.settings import settings
-from leveret_broker import messages
+from leveret_broker import identifiers, messages
+from leveret_broker.errors import InvalidName
 from leveret_broker.lifecycle import IoThread
 
 if TYPE_CHECKING:
@@ -180,12 +181,12 @@ def connect(
     given = settings()
     if url is None:
         if given.url is None:
-            raise LeveretError("no broker to connect to: pass its URL, or set LEVERET_URL")
+            raise SettingError("no broker to connect to: pass its URL, or set LEVERET_URL")
         url = given.url.get_secret_value()
     return Client(
         ClusterBackend(
             url,
-            project=project or given.project,
+            project=checked_project(project, given.project),
             key=payload.load_key(key) if key is not None else given.key_bytes(),
             timeout=timeout if timeout is not None else given.connect_timeout,
         )
@@ -211,13 +212,29 @@ def local(
     folder = state if state is not None else given.state
     return Client(
         EmbeddedBackend(
-            project=project or given.project,
-            slots=slots or given.slots,
-            processes=processes or given.processes,
+            project=checked_project(project, given.project),
+            slots=_count("slots", slots, given.slots),
+            processes=_count("processes", processes, given.processes),
             state=Path(folder) if folder is not None else None,
             key=given.key_bytes(),
         )
     )
+
+
+def checked_project(given: str | None, setting: str | None = None) -> str | None:
+    """The project that is known, if any. Raises `SettingError` if it can't be one."""
+    project = given if given is not None else setting
+    try:
+        return None if project is None else identifiers.check("project", project)
+    except InvalidName as error:
+        raise SettingError(str(error)) from error
+
+
+def _count(name: str, given: int | None, setting: int | None) -> int | None:
+    count = given if given is not None else setting
+    if count is not None and count < 1:
+        raise SettingError(f"{name} is {count}, at least 1 is needed")
+    return count
 
 
 # -- the client of programs that don't open one ---------------------------------------------------

@@ -94,8 +94,8 @@ class Task(Definition[P, R_co]):
         super().__init__(fn, name=name, version=version, description=description)
         if runs_in not in ("process", "thread"):
             raise DefinitionError(f"{self}: runs_in is {runs_in!r}, not 'process' or 'thread'")
-        if prefetch is not None and prefetch < 1:
-            raise DefinitionError(f"{self}: prefetch is {prefetch}, at least 1 is needed")
+        if prefetch is not None and not _is_count(prefetch):
+            raise DefinitionError(f"{self}: prefetch is {prefetch!r}, at least 1 is needed")
         self.runs_in: RunsIn = runs_in
         """Where a sync task runs; async ones share the worker's event loop."""
         self.prefetch = prefetch
@@ -115,8 +115,8 @@ class Workflow(Definition[P, R_co]):
         revision: int | None = None,
         description: str | None = None,
     ) -> None:
-        if revision is not None and revision < 1:
-            raise DefinitionError(f"revision {revision}: revisions are numbered from 1")
+        if revision is not None and not _is_count(revision):
+            raise DefinitionError(f"revision {revision!r}: revisions are numbered from 1")
         version = None if revision is None else str(revision)
         super().__init__(fn, name=name, version=version, description=description)
         if not self.is_async:
@@ -140,11 +140,17 @@ def latest() -> list[Definition[..., Any]]:
     return list({(one.name, one.version): one for one in known()}.values())
 
 
-def _checked(what: Literal["name", "version"], text: str, kind: str) -> str:
+def _checked(what: Literal["name", "version"], text: object, kind: str) -> str:
+    if not isinstance(text, str):
+        raise DefinitionError(f"{kind}: the {what} is a text, not {text!r}")
     try:
         return identifiers.check(what, text)
     except InvalidName as error:
         raise DefinitionError(f"{kind}: {error}") from error
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_function(fn: object, kind: str) -> None:

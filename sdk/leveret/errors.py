@@ -64,6 +64,10 @@ class AppError(LeveretError):
     """A module or file with definitions can't be loaded, or its definitions contradict."""
 
 
+class SettingError(LeveretError, ValueError):
+    """A setting or an option is out of range or malformed. The message names it."""
+
+
 class StateError(LeveretError):
     """The catalog or the folder of `state=` can't be used: in use, too new, or something else."""
 

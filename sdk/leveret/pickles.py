@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from types import CodeType, CoroutineType
-from typing import Any, cast
+from typing import Any, TypedDict, cast, is_typeddict
 
 import cloudpickle
 
@@ -53,7 +53,33 @@ class Pickling:
         return [file.getvalue(), pickler.holds_code, *map(_buffer_field, buffers)]
 
 
-class _Pickler(cloudpickle.Pickler):
+class CodePickler(cloudpickle.Pickler):
+    """cloudpickle, and classes made by `TypedDict`, which it can't put together again on 3.11."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if is_typeddict(obj) and not _is_importable(obj):
+            fields = dict(getattr(obj, "__annotations__", {}))
+            return _typed_dict, (obj.__name__, fields, getattr(obj, "__total__", True))
+        return super().reducer_override(obj)
+
+
+def _is_importable(cls: type) -> bool:
+    module = None if cls.__module__ in scripts.MAIN else sys.modules.get(cls.__module__)
+    return getattr(module, cls.__qualname__, None) is cls
+
+
+def _typed_dict(name: str, fields: dict[str, Any], total: bool) -> Any:
+    return cast(Any, TypedDict)(name, fields, total=total)
+
+
+def dumps_code(function: object) -> bytes:
+    """A function by value, with what it refers to."""
+    buffer = io.BytesIO()
+    CodePickler(buffer, protocol=5).dump(function)
+    return buffer.getvalue()
+
+
+class _Pickler(CodePickler):
     def __init__(
         self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], definitions: Definitions
     ) -> None:
@@ -80,7 +106,7 @@ class _Pickler(cloudpickle.Pickler):
         name = (module, script_class.__qualname__)
         if script_class not in _by_value:
             try:
-                _by_value[script_class] = cloudpickle.dumps(script_class, protocol=5)
+                _by_value[script_class] = dumps_code(script_class)
             except Exception:  # its methods hold what can't travel: then it goes by name only
                 _by_value[script_class] = None
         by_value = _by_value[script_class]

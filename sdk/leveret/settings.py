@@ -3,8 +3,10 @@
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from leveret.errors import SettingError
 
 
 class Settings(BaseSettings):
@@ -38,5 +40,13 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The process's settings; `settings.cache_clear()` makes the next call read them again."""
-    return Settings()
+    """The process's settings; `settings.cache_clear()` makes the next call read them again.
+
+    Raises `SettingError` naming the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "".join(str(part) for part in first["loc"]).upper()
+        raise SettingError(f"LEVERET_{name}: {first['msg']}") from None

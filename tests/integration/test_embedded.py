@@ -82,6 +82,8 @@ def test_an_interrupted_script_ends(tmp_path: Path) -> None:
         import asyncio, os, signal
         from leveret import define
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
+
         @define.task
         async def forever() -> None:
             os.kill(os.getpid(), signal.SIGINT)
@@ -257,3 +259,11 @@ def test_a_closed_loop_is_not_kept() -> None:
     del loop
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"slots": 0}, {"processes": 0}, {"project": ""}, {"project": "a:b"}], ids=repr
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(leveret.LeveretError):
+        leveret.local(**options)

@@ -89,6 +89,12 @@ def test_a_version_that_no_queue_can_have_is_refused(version: str) -> None:
         define.task(version=version)(sync_function)
 
 
+@pytest.mark.parametrize("decorate", [task(version=1), task(name=1), workflow(revision="x")])
+def test_options_of_another_type_are_refused(decorate: Any) -> None:
+    with pytest.raises(leveret.DefinitionError):
+        decorate(async_function)
+
+
 @pytest.mark.parametrize("function", [generator, async_generator])
 @pytest.mark.parametrize("decorate", [task, workflow])
 def test_generators_are_refused(decorate: Any, function: Callable[..., Any]) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cloudpickle
-
 from leveret.errors import PayloadError
 
 
@@ -91,8 +89,10 @@ def _by_reference(fn: Callable[..., Any]) -> FunctionRef | None:
 def _pickled(fn: Callable[..., Any]) -> FunctionRef:
     name, qualname = str(fn.__module__), getattr(fn, "__qualname__", repr(fn))
 
+    from leveret.pickles import dumps_code  # late, for the sake of the children
+
     try:
-        pickled = cloudpickle.dumps(fn)
+        pickled = dumps_code(fn)
     except Exception as error:  # whatever the objects that it refers to raise
         raise PayloadError(
             f"the function {name}.{qualname} can't be handed to a child process, because something "

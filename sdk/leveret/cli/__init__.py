@@ -16,6 +16,7 @@ from leveret.errors import (
     DefinitionError,
     IdentificationError,
     NotDeployedError,
+    SettingError,
     StateError,
 )
 
@@ -89,7 +90,9 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
 def exit_code(error: Exception) -> int:
     """What the process ends with for an error."""
     match error:
-        case click.ClickException() | AppError() | DefinitionError() | StateError():
+        case (
+            click.ClickException() | AppError() | DefinitionError() | SettingError() | StateError()
+        ):
             return WRONG_USAGE
         case IdentificationError() | NotDeployedError():
             return NOT_FOUND

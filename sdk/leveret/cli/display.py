@@ -13,6 +13,9 @@ from rich.table import Table
 
 from leveret_broker.messages import RunRow, Wire
 
+LONG = ("DESCRIPTION", "FAILURE", "SERVES")
+"""Columns that may take several lines; ids and names have to be copied in one piece."""
+
 
 def document(value: object) -> None:
     """Print one JSON document."""
@@ -22,7 +25,7 @@ def document(value: object) -> None:
 def value(result: object) -> None:
     """Print a run's result for a person."""
     if sys.stdout.isatty():
-        pprint(result, console=Console())
+        pprint(result, console=Console(), max_length=20, max_string=1000)
     elif isinstance(result, str):
         click.echo(result)
     else:
@@ -44,7 +47,7 @@ def rows(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         table = Table(header_style="bold", box=None, pad_edge=False)
         for heading in headings:
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, no_wrap=heading not in LONG, overflow="fold")
         for line in lines:
             table.add_row(*line)
         Console(highlight=False).print(table)

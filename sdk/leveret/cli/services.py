@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from leveret.cli import options
+from leveret.client import checked_project
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, StateError
@@ -74,7 +75,7 @@ def worker(
     service = WorkerService(
         transport,
         definitions,
-        project=project or DEFAULT_PROJECT,
+        project=checked_project(project) or DEFAULT_PROJECT,
         key=options.key(),
         slots=slots,
         processes=processes,
