@@ -174,7 +174,7 @@ def connect(
 
     `url` is the broker's, `LEVERET_URL` by default; `project` is `LEVERET_PROJECT`, and unknown if
     neither is given; `key` is `LEVERET_KEY`. Opening raises `CoordinatorUnreachable` if broker or
-    coordinator don't answer within `timeout` seconds (10 by default).
+    coordinator don't answer within `timeout` seconds (8 by default).
     """
     from leveret.cluster import ClusterBackend
 

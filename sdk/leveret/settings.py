@@ -22,8 +22,8 @@ class Settings(BaseSettings):
     """The project of definitions and identifiers; `default` if nothing says otherwise."""
     key: SecretStr | None = None
     """Signs and verifies pickles; one key for all of a project's processes."""
-    connect_timeout: float = Field(default=10.0, gt=0)
-    """Seconds to wait for the broker and the coordinator."""
+    connect_timeout: float = Field(default=8.0, gt=0)
+    """Seconds to wait for the broker, and for the coordinator."""
     slots: int | None = Field(default=None, ge=1)
     """Tasks that a worker executes at a time."""
     processes: int | None = Field(default=None, ge=1)

@@ -238,6 +238,15 @@ def test_a_file_that_is_no_catalog_is_refused(site: Site) -> None:
     assert (site.folder / "text").read_bytes() == b"hello" * 1000
 
 
+def test_a_setting_that_makes_no_sense_is_wrong_usage(site: Site) -> None:
+    done = site.run("workers", LEVERET_CONNECT_TIMEOUT="soon")
+    assert done.returncode == USAGE
+    assert "LEVERET_CONNECT_TIMEOUT" in only_paragraph(done.stderr)
+    done = site.run("worker", str(EXAMPLE), "--project", "a:b")
+    assert done.returncode == USAGE
+    assert "a:b" in only_paragraph(done.stderr)
+
+
 def test_debug_adds_the_traceback(site: Site) -> None:
     done = site.run("--debug", "run", "anything", "--input", "{")
     assert done.returncode == USAGE
