@@ -358,7 +358,8 @@ class VirtualHosts:
         return self._node.url_of(name)
 
     def remove_all(self) -> None:
-        self._evaluate(self._used + self._fresh, [])
+        if self._used or self._fresh:
+            self._evaluate(self._used + self._fresh, [])
 
     def _replace_used(self) -> None:
         fresh = [f"leveret-{secrets.token_hex(6)}" for _ in range(self.BATCH)]
