@@ -58,10 +58,6 @@ def leveret(debug: bool) -> None:
     """Plain async Python that runs in one process, or on many machines over RabbitMQ."""
 
 
-class RunFailed(Exception):
-    """The run that a command started has failed; its cause is what it failed with."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
