@@ -1,6 +1,7 @@
 """Fixtures for the whole suite."""
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -10,13 +11,16 @@ from tests import rabbit
 @pytest.fixture(scope="session")
 def rabbit_node(pytestconfig: pytest.Config) -> Generator[rabbit.RabbitNode]:
     """The suite's RabbitMQ. `tests/rabbit.py` says where it comes from."""
-    terminal = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    manager = pytestconfig.pluginmanager
+    terminal = manager.getplugin("terminalreporter")
+    capture: Any = manager.getplugin("capturemanager")
     assert isinstance(terminal, pytest.TerminalReporter)
-    # Through the reporter, because pytest keeps back what is printed: a hang must show where it is.
-    with (
-        rabbit.interrupted_by_sigterm(),
-        rabbit.running_node(lambda line: terminal.write_line(f"\nrabbitmq: {line}")) as node,
-    ):
+
+    def report(line: str) -> None:
+        with capture.global_and_fixture_disabled():  # a hang must show where it is
+            terminal.write_line(f"\nrabbitmq: {line}")
+
+    with rabbit.interrupted_by_sigterm(), rabbit.running_node(report) as node:
         yield node
 
 
