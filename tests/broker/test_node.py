@@ -11,8 +11,9 @@ PATIENCE = 30.0
 WATCHED = """
 import subprocess, time
 from tests.rabbit import end_with_this_process
-child = subprocess.Popen(["sh", "-c", "echo started; sleep 600"], start_new_session=True)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 watcher = end_with_this_process(child)
+print("started", flush=True)
 time.sleep(600)
 """
 
