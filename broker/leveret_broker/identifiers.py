@@ -16,11 +16,13 @@ from leveret_broker.errors import InvalidIdentifier, InvalidName
 if TYPE_CHECKING:
     from packaging.version import Version
 
-Kind = Literal["task", "workflow"]
+Kind = Literal["task", "workflow", "step"]
+"""A step is what `leveret.step` recorded: it has a row like a run, and is never executed again."""
 
 PREFIXES = {
     "task": "task",
     "workflow": "wf",
+    "step": "step",
     "run": "run",
     "session": "session",
     "worker": "worker",
@@ -30,7 +32,7 @@ LONGEST = {"project": 63, "name": 127, "version": 60}
 """Bytes a part may have; with two colons they stay under RabbitMQ's 255."""
 
 _PART = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
-_DATABASE_ID = re.compile(r"(task|wf|run|session|worker)_[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)
+_DATABASE_ID = re.compile(r"(task|wf|step|run|session|worker)_[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -97,6 +99,8 @@ def check(what: Literal["project", "name", "version"], text: str) -> str:
         raise InvalidName(f"{text!r} can't be a {what}: it has the form of a database id")
     if what == "project" and text.startswith(("amq.", "leveret.")):
         raise InvalidName(f"{text!r} can't be a project: this beginning is the broker's own")
+    if what == "name" and text.startswith("leveret."):
+        raise InvalidName(f"{text!r} can't be a name: this beginning is leveret's own")
     return text
 
 
@@ -105,7 +109,9 @@ def is_database_id(text: str) -> bool:
     return _DATABASE_ID.fullmatch(text) is not None
 
 
-def new_id(kind: Literal["task", "workflow", "run", "session", "worker", "request"]) -> str:
+def new_id(
+    kind: Literal["task", "workflow", "step", "run", "session", "worker", "request"],
+) -> str:
     """A globally unique id; later ones of a kind sort after earlier ones, to the millisecond."""
     from ulid import ULID  # imported late: `import leveret` needs names only
 
@@ -124,6 +130,16 @@ def child_run_id(parent: str, callee: str, identity: str, ordinal: int) -> str:
     number = int.from_bytes(hashlib.blake2b(spelled, digest_size=10).digest())
     digits = "".join(_CROCKFORD[number >> shift & 31] for shift in range(75, -1, -5))
     return parent[:14] + digits
+
+
+def keyed_run_id(project: str, callee: str, key: str) -> str:
+    """The id of the root run that this key names: the same for whoever asks.
+
+    It has 125 bits of BLAKE2b over the three and no time, since nobody knows when it began.
+    """
+    spelled = "\0".join((project, callee, key)).encode()
+    number = int.from_bytes(hashlib.blake2b(spelled, digest_size=16).digest()) >> 3
+    return "run_0" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(120, -1, -5))
 
 
 def version_order(version: str) -> "tuple[int, Version, str]":

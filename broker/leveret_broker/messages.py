@@ -8,6 +8,7 @@ them. Fields that a newer version added are ignored, so that versions can meet d
     coordinator → worker            `project:name:version`    `Invocations`
     worker → coordinator            `leveret.outcomes`        `Outcomes`
     coordinator → every worker      the fan-out `leveret.control`   `Control`
+    coordinator → one worker        `control:<worker>`        `Control`
 """
 
 from typing import Annotated, Literal
@@ -16,8 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from leveret_broker.identifiers import Kind
 
-RunState = Literal["pending", "queued", "running", "succeeded", "failed", "cancelled"]
+RunState = Literal[
+    "pending", "queued", "running", "waiting", "parked", "succeeded", "failed", "cancelled"
+]
 Ended = Literal["succeeded", "failed", "cancelled"]
+AttemptEnd = Literal["succeeded", "failed", "timed-out", "lost", "returned"]
+"""How an attempt ended, as a worker tells it.
+
+`lost`: the process that executed it died. `returned`: the worker gave it back, for another one.
+"""
+AttemptState = Literal[
+    "running", "succeeded", "failed", "cancelled", "timed-out", "lost", "returned"
+]
 
 
 class Wire(BaseModel):
@@ -27,6 +38,39 @@ class Wire(BaseModel):
 
 
 # -- values in messages ---------------------------------------------------------------------------
+
+
+class RetryPolicy(Wire):
+    """How often a run that failed is tried again, and when."""
+
+    max: int = Field(ge=0)
+    """Retries, so attempts that may fail less one."""
+    initial: float = Field(ge=0)
+    """Seconds before the first retry."""
+    factor: float = Field(ge=1)
+    """What each delay is multiplied by to give the next."""
+    cap: float = Field(ge=0)
+    """Seconds that no delay exceeds."""
+    jitter: float = Field(ge=0, le=1)
+    """The share of a delay that is left to chance."""
+    on: tuple[str, ...] | None = None
+    """Qualified names of exceptions; `None` for every one. Subclasses count."""
+    unless: tuple[str, ...] = ()
+    then: Literal["fail", "park"] = "fail"
+
+
+class RunOptions(Wire):
+    """What a definition or a call asks for beyond its code. Times are seconds."""
+
+    retry: RetryPolicy | None = None
+    lost_retries: int = Field(default=3, ge=0)
+    """How often a run is executed again whose worker or process died."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Of one attempt."""
+    total_timeout: float | None = Field(default=None, gt=0)
+    """From acceptance to the end, over all attempts."""
+    queue_timeout: float | None = Field(default=None, gt=0)
+    """From the publication of an attempt until a worker starts it."""
 
 
 class DefinitionSpec(Wire):
@@ -41,6 +85,8 @@ class DefinitionSpec(Wire):
     module: str
     qualname: str
     description: str = ""
+    options: RunOptions | None = None
+    """Of runs that say nothing else."""
 
 
 class DefinitionRecord(Wire):
@@ -69,6 +115,30 @@ class Target(Wire):
     """Of a workflow's code: the submission means exactly this code."""
 
 
+class Failure(Wire):
+    """How a run failed, for people and for programs that can't load the error itself."""
+
+    type: str
+    """The exception's qualified name, with its module unless that is `builtins`."""
+    message: str
+    traceback: str = ""
+    kinds: tuple[str, ...] = ()
+    """Qualified names of the exception's class and of all its bases but `object`."""
+
+
+class Recorded(Wire):
+    """The end of a step, which ran in its workflow and is only remembered."""
+
+    name: str
+    """What the step called."""
+    result: bytes | None = None
+    error: bytes | None = None
+    failure: Failure | None = None
+    """Set if it raised."""
+    delay: float | None = None
+    """Seconds after which it ends; `None` for at once. Of a sleep."""
+
+
 class Submission(Wire):
     """One run asked for. Its id is the caller's, so asking twice is asking once."""
 
@@ -85,15 +155,16 @@ class Submission(Wire):
     ordinal: int = 0
     acknowledge: bool = False
     """Answer with `Accepted` as soon as it is committed, not only when the run ended."""
-
-
-class Failure(Wire):
-    """How a run failed, for people and for programs that can't load the error itself."""
-
-    type: str
-    """The exception's qualified name, with its module unless that is `builtins`."""
-    message: str
-    traceback: str = ""
+    options: RunOptions | None = None
+    """`None` for those that the definition was registered with."""
+    key: str | None = None
+    """What the id was derived from in place of the arguments, if the caller named it."""
+    digest: str | None = None
+    """A hash of the arguments, equal for equal ones in any process; `None` if there is none."""
+    round: int = 1
+    """The round of the parent's run in which the call was made."""
+    recorded: Recorded | None = None
+    """Set for a step: nothing is executed, `target.kind` is `step`."""
 
 
 class Invocation(Wire):
@@ -104,6 +175,15 @@ class Invocation(Wire):
     root: str
     parent: str | None
     arguments: bytes
+    round: int = 1
+    """Grows with every retry, and not when a worker was lost: children that failed in an earlier
+    round are executed again."""
+    timeout: float | None = None
+    """Seconds that the attempt may take."""
+    announce: bool = False
+    """Tell at once that it has started: somebody waits for that."""
+    again: bool = False
+    """It may have been published before: claim it before starting."""
 
 
 class Outcome(Wire):
@@ -111,7 +191,7 @@ class Outcome(Wire):
 
     run: str
     attempt: int
-    state: Ended
+    state: AttemptEnd
     result: bytes | None = None
     """Set if it succeeded."""
     error: bytes | None = None
@@ -122,11 +202,44 @@ class Outcome(Wire):
 
 
 class Started(Wire):
-    """An attempt that has been executing for a while: news for people who look."""
+    """An attempt that has been executing for a while: from now on its worker answers for it."""
 
     run: str
     attempt: int
     started_at: float
+    leased: bool = False
+    """Its delivery is acknowledged as soon as this is confirmed."""
+
+
+class Claim(Wire):
+    """May I execute this attempt? Asked where a cancellation, an end or another copy of the
+    invocation may have escaped the worker. Answered by a `Verdict`."""
+
+    run: str
+    attempt: int
+    handed_out: bool = False
+    """The delivery was handed to somebody before, or the invocation published before."""
+    executing: bool = False
+    """It executes here already, and its delivery may be lost."""
+    started_at: float | None = None
+    """Set if it executes."""
+
+
+class Verdict(Wire):
+    """The answer to a claim."""
+
+    run: str
+    attempt: int
+    """As claimed."""
+    granted: int | None
+    """The attempt to execute it as, `None` if nobody wants that."""
+
+
+class Stop(Wire):
+    """Execute no attempt at this run up to this one."""
+
+    run: str
+    attempt: int
 
 
 # -- requests: callers and workers to the coordinator ---------------------------------------------
@@ -177,12 +290,43 @@ class Attach(Wire):
 
 
 class Cancel(Wire):
-    """Stop these runs and all below them. Answered, if `request` is set, by `Cancelled`."""
+    """Stop these runs and all below them.
+
+    Answered, if `request` is set, by `Cancelled`, or by `Refused` for what can't be stopped.
+    """
 
     type: Literal["cancel"] = "cancel"
     session: str
     request: str | None = None
     runs: tuple[str, ...]
+    project: str | None = None
+    """The project that the runs have to belong to, if one is known."""
+
+
+class Retry(Wire):
+    """Execute a run again that has ended, or resume a parked one; what had succeeded below it is
+    kept. Answered by `Retried` or `Refused`."""
+
+    type: Literal["retry"] = "retry"
+    session: str
+    request: str
+    run: str
+    project: str | None = None
+    """The project that the run has to belong to, if one is known."""
+    version: str | None = None
+    """The revision or version of the code to go on with; `None` for the one it had."""
+    resume: bool = False
+    """Only if it is parked."""
+
+
+class Explain(Wire):
+    """Why does this run not move? Answered by `Explanation` or `Refused`."""
+
+    type: Literal["explain"] = "explain"
+    session: str
+    request: str
+    run: str
+    project: str | None = None
 
 
 class ListDefinitions(Wire):
@@ -242,6 +386,8 @@ class Heartbeat(Wire):
     started_at: float
     definitions: tuple[str, ...]
     """The ids of the definitions it serves."""
+    held: dict[str, int] = Field(default_factory=dict[str, int])
+    """Invocations whose deliveries it has and has not settled, by the definition's id."""
 
 
 class Goodbye(Wire):
@@ -258,6 +404,8 @@ Request = Annotated[
     | Submit
     | Attach
     | Cancel
+    | Retry
+    | Explain
     | ListDefinitions
     | ListRuns
     | ShowRun
@@ -291,7 +439,10 @@ class Resolved(Wire):
     definition: DefinitionRecord
 
 
-RefusalCode = Literal["unidentified", "not-deployed", "conflict", "unknown-run", "invalid"]
+RefusalCode = Literal[
+    "unidentified", "not-deployed", "conflict", "unknown-run", "invalid", "key-conflict", "state"
+]
+"""`state`: the run is in a state in which this can't be done."""
 
 
 class Refused(Wire):
@@ -310,6 +461,27 @@ class Cancelled(Wire):
     """All that were stopped, those below them included; what had ended before is not among them."""
 
 
+class Retried(Wire):
+    type: Literal["retried"] = "retried"
+    request: str
+    run: str
+    attempt: int
+    """The number of the attempt that was begun."""
+    definition: str
+    """The `project:name:version` that it is executed by."""
+
+
+class Explanation(Wire):
+    type: Literal["explanation"] = "explanation"
+    request: str
+    run: str
+    state: RunState
+    text: str
+    """One paragraph for people."""
+    chain: tuple[str, ...]
+    """The runs from the one asked about down to the one that holds it up."""
+
+
 class Accepted(Wire):
     """The run is kept: from here on it reaches an end."""
 
@@ -325,6 +497,8 @@ class Rejected(Wire):
     run: str
     code: RefusalCode
     message: str
+    arguments: bytes | None = None
+    """Those of the run that has the key already, if that is why."""
 
 
 class Unserved(Wire):
@@ -354,6 +528,20 @@ class DefinitionRow(Wire):
     """Live workers that serve it."""
 
 
+class AttemptRow(Wire):
+    """One try at executing a run. Times are seconds since the Unix epoch."""
+
+    number: int
+    state: AttemptState
+    worker: str | None
+    host: str | None
+    pid: int | None
+    started_at: float | None
+    leased_at: float | None
+    finished_at: float | None
+    failure: Failure | None
+
+
 class RunRow(Wire):
     """A run in a listing or a tree. Times are seconds since the Unix epoch."""
 
@@ -376,6 +564,11 @@ class RunRow(Wire):
     """The worker that executed the latest attempt, or executes it."""
     host: str | None
     failure: Failure | None
+    key: str | None = None
+    due_at: float | None = None
+    """When it goes on, if it waits for a time."""
+    attempts: tuple[AttemptRow, ...] = ()
+    """In a tree only."""
 
 
 class WorkerRow(Wire):
@@ -415,6 +608,8 @@ Reply = Annotated[
     | Resolved
     | Refused
     | Cancelled
+    | Retried
+    | Explanation
     | Accepted
     | Rejected
     | Unserved
@@ -443,19 +638,28 @@ class Invocations(Wire):
     definition: str
     """The definition's database id."""
     runs: tuple[Invocation, ...] = Field(min_length=1)
+    generation: int = 0
+    """Grows whenever a worker joins: one that joined later has missed what was stopped before."""
 
 
 class Outcomes(Wire):
-    """What a worker has to tell, as much as is waiting."""
+    """What a worker has to tell, as much as is waiting. In this queue because their order counts:
+    that a worker gave something back is known before another one claims it."""
 
     type: Literal["outcomes"] = "outcomes"
     worker: str
     outcomes: tuple[Outcome, ...] = ()
     started: tuple[Started, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    join: Heartbeat | None = None
+    """Set at the start and after a lost connection. Answered by a `Control` with a generation."""
 
 
 class Control(Wire):
-    """To every worker: stop executing these runs."""
+    """To every worker: stop executing these. To one worker: the answers to what it asked."""
 
     type: Literal["control"] = "control"
-    cancel: tuple[str, ...] = ()
+    stop: tuple[Stop, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    generation: int | None = None
+    """Answers `join`: invocations of an earlier generation are to be claimed."""
