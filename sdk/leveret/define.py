@@ -1,9 +1,10 @@
 """The two decorators: `@define.task` and `@define.workflow`, bare or with options."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from leveret.definitions import RunsIn, Task, Workflow
+from leveret.options import Wanted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +37,7 @@ def task(
     runs_in: RunsIn = "process",
     prefetch: int | None = None,
     description: str | None = None,
+    **options: Unpack[Wanted],
 ) -> TaskDecorator: ...
 def task(
     fn: Callable[..., Any] | None = None,
@@ -46,13 +48,21 @@ def task(
     runs_in: RunsIn = "process",
     prefetch: int | None = None,
     description: str | None = None,
+    **options: Unpack[Wanted],
 ) -> Any:
     """Make a function a task.
 
     `name` is the function's own by default. `version` tells versions of the code apart: each has
     a queue of its own, `project:name:version`. A sync task runs in a child process of the worker;
     `runs_in="thread"` keeps it in the worker's own process. `prefetch` is the number of messages
-    that a worker takes ahead. Raises `DefinitionError` for what can't be a task.
+    that a worker takes ahead.
+
+    `retries` is a number or a `Retry`; `backoff`, the first delay, and `retry_on`, exception types,
+    are short for parts of one. `timeout` is the time of one attempt, `total_timeout` that of all of
+    them, `queue_timeout` the wait for a worker: seconds or a `timedelta`, at most a year.
+    `lost_retries` (3) is how often it is executed again when its worker or process died.
+
+    Raises `DefinitionError` for what can't be a task.
     """
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
@@ -63,6 +73,7 @@ def task(
             runs_in=runs_in,
             prefetch=prefetch,
             description=description,
+            options=options,
         )
 
     return decorate if fn is None else decorate(fn)
@@ -72,7 +83,11 @@ def task(
 def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
-    *, name: str | None = None, revision: int | None = None, description: str | None = None
+    *,
+    name: str | None = None,
+    revision: int | None = None,
+    description: str | None = None,
+    **options: Unpack[Wanted],
 ) -> WorkflowDecorator: ...
 def workflow(
     fn: Callable[..., Any] | None = None,
@@ -81,15 +96,20 @@ def workflow(
     name: str | None = None,
     revision: int | None = None,
     description: str | None = None,
+    **options: Unpack[Wanted],
 ) -> Any:
     """Make an async function a workflow: a function that calls tasks and other workflows.
 
     `name` is the function's own by default. Its revision is issued by the catalog: the same code
-    keeps its number, changed code gets the next one; `revision` insists on a number. Raises
-    `DefinitionError` for what can't be a workflow.
+    keeps its number, changed code gets the next one; `revision` insists on a number. The other
+    options are those of a task.
+
+    Raises `DefinitionError` for what can't be a workflow.
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
-        return Workflow(function, name=name, revision=revision, description=description)
+        return Workflow(
+            function, name=name, revision=revision, description=description, options=options
+        )
 
     return decorate if fn is None else decorate(fn)

@@ -1,21 +1,38 @@
 """Tasks and workflows: ordinary functions that have a name and can be called from afar."""
 
+import copy
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, update_wrapper
-from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+)
 
 from leveret.calls import Call
 from leveret.errors import DefinitionError
+from leveret.options import Options, WantedOfCall, changed, checked_key
 from leveret_broker import identifiers
 from leveret_broker.errors import InvalidName
+
+if TYPE_CHECKING:
+    from leveret_broker.messages import RunOptions
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 RunsIn = Literal["process", "thread"]
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Definition(Generic[P, R_co]):
@@ -30,6 +47,7 @@ class Definition(Generic[P, R_co]):
         name: str | None,
         version: str | None,
         description: str | None,
+        options: Mapping[str, Any],
     ) -> None:
         _check_function(fn, self.kind)
         self.fn: Callable[P, Any] = fn
@@ -42,12 +60,46 @@ class Definition(Generic[P, R_co]):
         self.signature = inspect.signature(fn)
         self.number = next(_numbers)
         """Counts the definitions of this process."""
+        self.key: str | None = None
+        """What runs of its calls are known by in place of their arguments."""
+        self._options: Options | None = changed(None, options, str(self))
+        self._base: Self | None = None
         update_wrapper(self, fn)
         _known.add(self)
 
-    @cached_property
+    def options(self, **wanted: Unpack[WantedOfCall]) -> Self:
+        """The same definition with other options, and with those that are left out as they are.
+
+        Its calls have these options, wherever they are executed. `key` names a run: in place of
+        the arguments within a workflow run, and in the whole project outside of one. Raises
+        `DefinitionError` for what can't be.
+        """
+        other = copy.copy(self)
+        rest: dict[str, Any] = dict(wanted)
+        if "key" in rest:
+            key = rest.pop("key")
+            other.key = None if key is None else checked_key(key)
+        other._options = changed(self._options, rest, str(self))
+        other._base = self.base
+        return other
+
+    @property
+    def base(self) -> Self:
+        """The definition as it was decorated, which is the one that workers serve."""
+        return self if self._base is None else self._base
+
+    @property
+    def run_options(self) -> "RunOptions | None":
+        """Its options as they travel; `None` if none was ever set."""
+        return None if self._options is None else self._options.message
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the function's syntax tree: comments, layout and docstring don't count."""
+        return self.base._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         from leveret.fingerprint import fingerprint
 
         return fingerprint(self.fn)
@@ -90,8 +142,9 @@ class Task(Definition[P, R_co]):
         runs_in: RunsIn = "process",
         prefetch: int | None = None,
         description: str | None = None,
+        options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> None:
-        super().__init__(fn, name=name, version=version, description=description)
+        super().__init__(fn, name=name, version=version, description=description, options=options)
         if runs_in not in ("process", "thread"):
             raise DefinitionError(f"{self}: runs_in is {runs_in!r}, not 'process' or 'thread'")
         if prefetch is not None and not _is_count(prefetch):
@@ -114,11 +167,12 @@ class Workflow(Definition[P, R_co]):
         name: str | None = None,
         revision: int | None = None,
         description: str | None = None,
+        options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> None:
         if revision is not None and not _is_count(revision):
             raise DefinitionError(f"revision {revision!r}: revisions are numbered from 1")
         version = None if revision is None else str(revision)
-        super().__init__(fn, name=name, version=version, description=description)
+        super().__init__(fn, name=name, version=version, description=description, options=options)
         if not self.is_async:
             raise DefinitionError(
                 f"workflow {self.name!r} is not async: write `async def {fn.__name__}`, "

@@ -22,7 +22,17 @@ class NotDeployedError(LeveretError):
 
 
 class NestedCallError(LeveretError, RuntimeError):
-    """A call was awaited inside a task. Only workflows call; a task uses `definition.fn`."""
+    """A call was awaited inside a task, or made inside a step.
+
+    Only workflows call; a task uses `definition.fn`, and a step is one plain function.
+    """
+
+
+class KeyConflictError(LeveretError, ValueError):
+    """A key names a run already, and that run has other arguments.
+
+    The same key with the same arguments means the same run and is no error.
+    """
 
 
 class PayloadError(LeveretError):
@@ -49,11 +59,24 @@ class RunCancelled(LeveretError):
 
 
 class RunTimeout(LeveretError, TimeoutError):
-    """A run took longer than its definition allows."""
+    """A run took longer than it may; the message says which time was over.
+
+    `timeout` is that of one attempt, `total_timeout` that of all of them with the waits between,
+    `queue_timeout` the wait until a worker takes it. Leaving `asyncio.timeout` raises the builtin
+    `TimeoutError` instead.
+    """
 
 
 class WorkerLost(LeveretError):
-    """The process that executed the run died: the message names the signal or the exit code."""
+    """The processes that executed the run died or went silent, as often as `lost_retries` allows.
+
+    The message names each lost attempt's host, time and cause, such as a signal or an exit code.
+    An exception that the code itself raised is raised as its own type instead.
+    """
+
+
+class RunStateError(LeveretError):
+    """The run is in a state in which this can't be done: it has not ended, or is not parked."""
 
 
 class CoordinatorUnreachable(LeveretError, ConnectionError):

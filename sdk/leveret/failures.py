@@ -61,11 +61,15 @@ def describe(error: BaseException) -> "Failure":
     from leveret_broker.messages import Failure
 
     return Failure(
-        type=_type_name(type(error)), message=_message(error), traceback=_traceback(error)
+        type=type_name(type(error)),
+        message=_message(error),
+        traceback=_traceback(error),
+        kinds=tuple(map(type_name, type(error).__mro__[:-1])),
     )
 
 
-def _type_name(kind: type[BaseException]) -> str:
+def type_name(kind: type) -> str:
+    """The class's qualified name, the same in every process: with its module unless built in."""
     module = scripts.public_module(kind.__module__)
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
@@ -86,7 +90,7 @@ def _traceback(error: BaseException) -> str:
         _keep_users_frames(shown)
         text = "".join(shown.format()).replace(_HEADING, "")
     except Exception as failed:  # hooks of the user's exception, or of its notes
-        text = f"{_type_name(type(error))}: (no traceback: {type(failed).__name__})\n"
+        text = f"{type_name(type(error))}: (no traceback: {type(failed).__name__})\n"
     if len(text) > _LONGEST_TRACEBACK:
         text = f"(shortened) …{text[-_LONGEST_TRACEBACK:]}"
     return _readable(text)
@@ -129,7 +133,7 @@ def _tree(error: BaseException, signed: bool, depth: int) -> dict[str, object]:
 
 def _words(error: BaseException, reason: Exception | None = None) -> dict[str, object]:
     """What a `RemoteError` is made of."""
-    words: dict[str, object] = {"type": _type_name(type(error)), "message": _message(error)}
+    words: dict[str, object] = {"type": type_name(type(error)), "message": _message(error)}
     if error.__traceback__ is not None:
         words["traceback"] = _traceback(error)
     if reason is not None:
