@@ -11,8 +11,8 @@ from typing import Any
 
 from leveret_broker.messages import Failure, Finished
 from leveret_broker.topology import work_queue_name
-from leveret_coordinator import states
-from leveret_coordinator.database import Database, mapped_errors
+from leveret_coordinator import statements, states
+from leveret_coordinator.database import Database, in_a_thread, mapped_errors
 from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import CatalogConflict
 from leveret_coordinator.facts import Facts, Needs
@@ -39,12 +39,12 @@ class Catalog:
         self._database = database
 
     @classmethod
-    async def open(cls, path: Path | None) -> "Catalog":
+    async def open(cls, path: Path | None, connect: statements.Connect = in_a_thread) -> "Catalog":
         """Open the file, or a catalog that lives as long as this object, for `None`.
 
         Raises `CatalogInUse`, `CatalogTooNew`, `NotACatalog` or `CatalogUnavailable`.
         """
-        return cls(await Database.open(path))
+        return cls(await Database.open(path, connect))
 
     async def close(self) -> None:
         await self._database.close()

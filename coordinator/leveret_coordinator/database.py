@@ -39,11 +39,16 @@ _OUTSIDE_CAUSES = {
 }
 
 
+async def in_a_thread(name: str) -> statements.Connection:
+    """A connection whose statements run on a thread of its own."""
+    return await aiosqlite.connect(name, isolation_level=None)
+
+
 class Database:
     """The one connection that writes. Made by `open`; every use of it is by one task at a time."""
 
     def __init__(
-        self, name: str, lock: CatalogLock | None, connection: aiosqlite.Connection
+        self, name: str, lock: CatalogLock | None, connection: statements.Connection
     ) -> None:
         self.name = name
         self._lock = lock
@@ -51,7 +56,7 @@ class Database:
         self.sql: Queries = statements.load()
 
     @classmethod
-    async def open(cls, path: Path | None) -> "Database":
+    async def open(cls, path: Path | None, connect: statements.Connect = in_a_thread) -> "Database":
         """Open a file, making it if there is none, or a database in memory for `None`.
 
         Raises `CatalogInUse`, `CatalogTooNew`, `NotACatalog` or `CatalogUnavailable`.
@@ -62,7 +67,7 @@ class Database:
             if path is not None:
                 _check_usable(path)
             with mapped_errors(name):
-                connection = await aiosqlite.connect(name, isolation_level=None)
+                connection = await connect(name)
         except BaseException:
             _release(lock)
             raise

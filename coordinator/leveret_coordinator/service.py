@@ -27,6 +27,7 @@ from leveret_broker.transport import Consumer, Delivery, Transport
 from leveret_coordinator import intake, listings, parcels, predecessor, work_queues
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome
 from leveret_coordinator.errors import CatalogUnavailable
@@ -34,6 +35,7 @@ from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.intake import Received
 from leveret_coordinator.outbox import Backlog, Outbox
 from leveret_coordinator.records import Confirmed, RefusedAttempt
+from leveret_coordinator.statements import Connect
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -75,9 +77,11 @@ class CoordinatorService:
         catalog_path: Path | None,
         clock: Clock | None = None,
         settings: CoordinatorSettings | None = None,
+        connect: Connect = in_a_thread,
     ) -> None:
         self._transport = transport
         self._catalog_path = catalog_path
+        self._connect = connect
         self._clock = clock or SystemClock()
         self._settings = settings or CoordinatorSettings()
         self._outbox = Outbox(transport)
@@ -109,7 +113,7 @@ class CoordinatorService:
         Raises a `CatalogError` if the catalog can't be used or another coordinator serves at this
         broker, a `TransportError` if the broker can't be used; then nothing is left running.
         """
-        self._catalog = await Catalog.open(self._catalog_path)
+        self._catalog = await Catalog.open(self._catalog_path, self._connect)
         try:
             await self._declare_all()
             await predecessor.wait_gone(

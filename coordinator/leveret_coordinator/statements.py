@@ -4,13 +4,36 @@ aiosqlite hands every call to its thread and back. aiosql's adapter makes three 
 statement (execute, fetch, close), this one makes one, or two where it counts the changed rows.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, Protocol
 
 import aiosql
-import aiosqlite
 from aiosql.queries import Queries
+
+
+class Cursor(Protocol):
+    """What is left of a statement that returns no rows."""
+
+    @property
+    def rowcount(self) -> int: ...
+    async def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """What the catalog uses of an `aiosqlite.Connection`."""
+
+    row_factory: Any
+
+    def execute_fetchall(self, sql: str, parameters: Any = ...) -> Awaitable[Iterable[Any]]: ...
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> Awaitable[Cursor]: ...
+    def executescript(self, sql_script: str) -> Awaitable[Cursor]: ...
+    async def rollback(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+Connect = Callable[[str], Awaitable[Connection]]
+"""Opens the database of this name, a path or `:memory:`, with no transaction begun by itself."""
 
 
 class Adapter:
@@ -23,7 +46,7 @@ class Adapter:
 
     async def select(
         self,
-        connection: aiosqlite.Connection,
+        connection: Connection,
         _name: str,
         sql: str,
         parameters: dict[str, Any],
@@ -33,19 +56,19 @@ class Adapter:
             yield row
 
     async def select_value(
-        self, connection: aiosqlite.Connection, _name: str, sql: str, parameters: dict[str, Any]
+        self, connection: Connection, _name: str, sql: str, parameters: dict[str, Any]
     ) -> Any:
         rows = await connection.execute_fetchall(sql, parameters)
         return next((row[0] for row in rows), None)
 
     async def insert_update_delete(
-        self, connection: aiosqlite.Connection, _name: str, sql: str, parameters: dict[str, Any]
+        self, connection: Connection, _name: str, sql: str, parameters: dict[str, Any]
     ) -> None:
         await connection.execute_fetchall(sql, parameters)
 
     async def insert_update_delete_many(
         self,
-        connection: aiosqlite.Connection,
+        connection: Connection,
         _name: str,
         sql: str,
         parameters: Sequence[dict[str, Any]],
@@ -56,7 +79,7 @@ class Adapter:
         await cursor.close()
         return changed
 
-    async def execute_script(self, connection: aiosqlite.Connection, sql: str) -> None:
+    async def execute_script(self, connection: Connection, sql: str) -> None:
         cursor = await connection.executescript(sql)
         await cursor.close()
 
