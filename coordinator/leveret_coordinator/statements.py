@@ -5,6 +5,7 @@ statement (execute, fetch, close), this one makes one, or two where it counts th
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import cache
 from importlib.resources import as_file, files
 from typing import Any, Protocol
 
@@ -84,7 +85,11 @@ class Adapter:
         await cursor.close()
 
 
+@cache
 def load() -> Queries:
-    """The statements of `catalog.sql`, each a method that takes the connection first."""
+    """The statements of `catalog.sql`, each a method that takes the connection first.
+
+    Read once a process.
+    """
     with as_file(files("leveret_coordinator") / "catalog.sql") as path:
         return aiosql.from_path(path, Adapter)
