@@ -20,7 +20,13 @@ from leveret_broker.errors import InvalidName
 from leveret_broker.lifecycle import IoThread
 
 if TYPE_CHECKING:
-    from leveret_broker.messages import DefinitionRecord, DefinitionRow, RunRow, WorkerRow
+    from leveret_broker.messages import (
+        DefinitionRecord,
+        DefinitionRow,
+        Explanation,
+        RunRow,
+        WorkerRow,
+    )
 
 R = TypeVar("R")
 
@@ -152,8 +158,33 @@ class Client:
         return await self.connection.show(run)
 
     async def cancel(self, run: str) -> Sequence[str]:
-        """Stop a run and all below it; return the ids of all that were stopped."""
-        return await self.connection.cancel(run)
+        """Stop a run and all below it; return the ids of all that were stopped.
+
+        They are none if it had ended. Raises `IdentificationError` if there is no such run, or it
+        is of another project than the one that is known.
+        """
+        return await self.run(run).cancel()
+
+    async def retry(self, run: str, *, revision: int | str | None = None) -> Run[Any]:
+        """Execute a run again, and return it: its `result` waits for the new end.
+
+        What had succeeded below it is kept. With `revision` it goes on with that revision, or
+        version, of the code. Raises `RunStateError` if it has not ended, or succeeded, and
+        `IdentificationError` or `NotDeployedError` if there is no such run or revision.
+        """
+        again = self.run(run)
+        await again.retry(revision=revision)
+        return again
+
+    async def resume(self, run: str) -> Run[Any]:
+        """Go on with a parked run, and return it. Raises `RunStateError` for any other run."""
+        again = self.run(run)
+        await again.resume()
+        return again
+
+    async def explain(self, run: str) -> "Explanation":
+        """Why a run does not move: `text` is a paragraph for people."""
+        return await self.run(run).explain()
 
     async def workers(self) -> "Sequence[WorkerRow]":
         """The workers that are alive."""

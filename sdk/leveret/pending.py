@@ -13,7 +13,9 @@ from leveret_broker.lifecycle import LoopMailbox
 class Pending:
     """What is known of one run or request so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, submission: messages.Submission | None = None) -> None:
+        self.submission = submission
+        """What asks for the run, until it has ended."""
         self.accepted: messages.Accepted | None = None
         self.answer: messages.Wire | None = None
         """The last word: how the run ended, or the reply to the request."""

@@ -1,9 +1,9 @@
-"""A run that was asked for: wait for its end, or stop it."""
+"""A run that was asked for: wait for its end, stop it, repeat it, ask why it does not move."""
 
 import asyncio
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -12,10 +12,13 @@ from leveret import payload
 from leveret.errors import (
     DefinitionError,
     IdentificationError,
+    KeyConflictError,
     LeveretError,
     NotDeployedError,
     NoWorkerWarning,
+    PayloadError,
     RunCancelled,
+    RunStateError,
 )
 from leveret.failures import decode_failure
 from leveret_broker import messages
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from leveret.pending import Pending
 
 R_co = TypeVar("R_co", covariant=True)
+A = TypeVar("A", bound=messages.Wire)
 
 REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
     "unidentified": IdentificationError,
@@ -32,7 +36,11 @@ REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
     "unknown-run": IdentificationError,
     "conflict": DefinitionError,
     "invalid": LeveretError,
+    "key-conflict": KeyConflictError,
+    "state": RunStateError,
 }
+LONGEST_ARGUMENTS = 300
+"""Characters of a call's arguments that an error shows."""
 
 
 class Run(Generic[R_co]):
@@ -68,7 +76,9 @@ class Run(Generic[R_co]):
 
         Raises the exception that it ended with, as its own type; `RunCancelled` if somebody
         cancelled it; `IdentificationError` or `NotDeployedError` if the coordinator doesn't know
-        the run or what to run.
+        the run or what to run; `KeyConflictError` if its key belongs to other arguments.
+
+        A run that is parked or waits for a retry has not ended.
         """
         pending = await self._attached()
         warned = 0
@@ -84,17 +94,53 @@ class Run(Generic[R_co]):
         """The run and all below it as the catalog has them now, parents first."""
         return await self._connection.show(self.id)
 
-    async def cancel(self) -> None:
-        """Stop it and all below it; return once that is recorded. No error if it has ended."""
-        await self._connection.cancel(self.id)
+    async def cancel(self) -> Sequence[str]:
+        """Stop it and all below it; return, once that is recorded, the ids of all that stopped.
+
+        They are none if it had ended. Raises `IdentificationError` if there is no such run, or it
+        is of another project than the one that is known.
+        """
+        answer = await self._ask(messages.Cancelled, messages.Cancel, runs=(self.id,))
+        return answer.runs
+
+    async def retry(self, *, revision: int | str | None = None) -> messages.Retried:
+        """Execute it again; what had succeeded below it is kept. `result` waits for the new end.
+
+        With `revision` it goes on with that revision, or version, of the code. Raises
+        `RunStateError` if it has not ended, or succeeded, and `IdentificationError` or
+        `NotDeployedError` if there is no such run or revision.
+        """
+        version = None if revision is None else str(revision)
+        return await self._retry(version=version)
+
+    async def resume(self) -> messages.Retried:
+        """Go on with a parked run, with all its retries. Raises `RunStateError` for any other."""
+        return await self._retry(resume=True)
+
+    async def explain(self) -> messages.Explanation:
+        """Why it does not move: `text` is a paragraph for people.
+
+        Raises `IdentificationError` if there is no such run.
+        """
+        return await self._ask(messages.Explanation, messages.Explain, run=self.id)
 
     def request_cancel(self) -> None:
         """Ask that it be stopped, without waiting."""
         self._connection.session.cancel(self.id)
 
+    async def _retry(self, **how: Any) -> messages.Retried:
+        answer = await self._ask(messages.Retried, messages.Retry, run=self.id, **how)
+        self._pending = None  # it knows the end before
+        return answer
+
+    async def _ask(self, answer: type[A], request: Callable[..., messages.Wire], **of: Any) -> A:
+        project = self._connection.known_project
+        return await self._connection.ask(answer, request, project=project, **of)
+
     async def _attached(self) -> "Pending":
         if self._pending is None:
-            self._project = (await self.show())[0].project
+            if self._project is None:
+                self._project = (await self.show())[0].project
             self._pending = self._connection.session.attach(self.id)
         return self._pending
 
@@ -114,14 +160,46 @@ class Run(Generic[R_co]):
                 if isinstance(error, asyncio.CancelledError):  # here it would cancel who awaits
                     raise RunCancelled(f"run {self.id} cancelled itself") from error
                 raise error
+            case messages.Rejected(code="key-conflict") if pending.submission is not None:
+                raise self._conflict(pending.submission, pending.answer)
             case messages.Rejected(code=code, message=message):
                 raise REFUSALS[code](message)
             case answer:
                 raise LeveretError(f"run {self.id}: unexpected answer {answer!r}")
 
+    def _conflict(self, asked: messages.Submission, refused: messages.Rejected) -> KeyConflictError:
+        return KeyConflictError(
+            f"the key {asked.key!r} belongs to run {self.id}, which was asked for with "
+            f"{self._told(refused.arguments)}, and now with {self._told(asked.arguments)}: give "
+            f"other arguments another key, or ask for that run by its id"
+        )
+
+    def _told(self, sealed: bytes | None) -> str:
+        """Arguments as a call spells them, or why they can't be shown."""
+        if sealed is None:
+            return "arguments that are not told"
+        key, context = self._connection.key, self._context("arguments")
+        try:
+            args, kwargs = payload.unseal_arguments(sealed, key=key, context=context)
+        except PayloadError as error:
+            return f"arguments that can't be shown ({error})"
+        given = [_shown(value) for value in args]
+        named = [f"{name}={_shown(value)}" for name, value in kwargs.items()]
+        text = ", ".join([*given, *named])
+        if len(text) > LONGEST_ARGUMENTS:
+            text = f"{text[:LONGEST_ARGUMENTS]}…"
+        return f"({text})"
+
     def _context(self, direction: Any) -> payload.Context:
         assert self._project is not None, "known once the run is attached"
         return payload.Context(project=self._project, run=self.id, direction=direction)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # it is the user's, and this is about another error
+        return f"<{type(value).__qualname__}>"
 
 
 def _has_news(warned: int, pending: "Pending") -> bool:

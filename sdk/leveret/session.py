@@ -5,7 +5,8 @@ Rules of this file:
 - `Session` belongs to the loop it was started on, the one that keeps the connection. Its public
   methods may be called from any thread; what they touch runs on that loop.
 - Everything sent may be sent again: a submission's id is its caller's, and the coordinator answers
-  a second copy as it answered the first. After a reconnect all that is unanswered is sent again.
+  a second copy as it answered the first. After a reconnect all that is unanswered is sent again,
+  until the broker takes it: it did once, so nobody is told that it failed.
 - How many submissions share a message is decided by what waits while others are on their way, never
   by a timer.
 - A run is cancelled after it was submitted, or not submitted at all: the coordinator has never
@@ -17,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from leveret.awaited import Awaited
 from leveret.errors import CoordinatorUnreachable, LeveretError, PayloadError
 from leveret.pending import Pending, mailbox_of
 from leveret_broker import batches, codec, identifiers, logs, messages, topology
@@ -50,12 +52,10 @@ class Session:
         self._transport = transport
         self._where = where
         self._patience = patience
-        self._runs: dict[str, Pending] = {}
+        self._runs = Awaited(post=self._post, send=self._enqueue, send_again=self._send_again)
         self._requests: dict[str, Pending] = {}
         self._unanswered: dict[str, messages.Wire] = {}
         """What was asked under each request's number."""
-        self._submissions: dict[str, messages.Submission] = {}
-        """What was asked for each run, until it has ended."""
         self._waiting: list[messages.Submission] = []
         self._submitting: set[str] = set()
         """Runs whose submission is published and not yet confirmed."""
@@ -89,9 +89,8 @@ class Session:
         self._stopped = True
         for task in self._sending:
             task.cancel()
-        for pending in [*self._runs.values(), *self._requests.values()]:
+        for pending in [*self._runs.take_all(), *self._requests.values()]:
             pending.fail(_closed())
-        self._runs.clear()
         self._requests.clear()
         with suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_WITHIN):
@@ -141,51 +140,61 @@ class Session:
     def _take(self, reply: messages.Reply) -> None:
         match reply:
             case messages.Accepted():
-                if pending := self._runs.get(reply.run):
-                    pending.update(lambda pending: setattr(pending, "accepted", reply))
+                self._runs.accept(reply)
             case messages.Unserved():
-                if pending := self._runs.get(reply.run):
-                    pending.update(lambda pending: pending.unserved.append(reply))
-            case messages.Finished() | messages.Rejected():
-                self._settle(reply.run, reply)
+                self._runs.warn(reply)
+            case messages.Finished():
+                self._runs.finish(reply)
+            case messages.Rejected():
+                self._runs.reject(reply)
             case _:
                 self._unanswered.pop(reply.request, None)
                 if pending := self._requests.pop(reply.request, None):
                     pending.settle(reply)
 
-    def _settle(self, run: str, end: messages.Finished | messages.Rejected) -> None:
-        self._submissions.pop(run, None)
-        if pending := self._runs.pop(run, None):
-            pending.settle(end)
-
     def _ask_again(self) -> None:
         """A connection was lost and replies with it: ask about everything that is unanswered."""
         not_sent = {submission.run for submission in self._waiting} | self._submitting
-        again = [s for run, s in self._submissions.items() if run not in not_sent]
+        again = [asked for asked in self._runs.submissions if asked.run not in not_sent]
         while again:
-            self._send_batch(again)
+            self._send_batch(again, insist=True)
         for request in self._unanswered.values():
             self._spawn(self._send(request, ()))
-        attached = tuple(run for run in self._runs if run not in self._submissions)
-        if attached:
-            self._spawn(self._send(messages.Attach(session=self.id, runs=attached), attached))
+        if attached := self._runs.attached:
+            message = messages.Attach(session=self.id, runs=attached)
+            self._spawn(self._send(message, attached, insist=True))
+
+    def _enqueue(self, submission: messages.Submission) -> None:
+        self._waiting.append(submission)
+        if len(self._waiting) == 1:  # the first of this turn of the loop: the rest joins it
+            asyncio.get_running_loop().call_soon(self._send_waiting)
+
+    def _send_again(self, submission: messages.Submission) -> None:
+        """Send it in the place of the one before, or after that."""
+        for index, waiting in enumerate(self._waiting):
+            if waiting.run == submission.run:
+                self._waiting[index] = submission
+                return
+        self._send_batch([submission])
 
     def _send_waiting(self) -> None:
         while self._waiting and self._on_their_way < batches.ON_THEIR_WAY:
             self._send_batch(self._waiting)
 
-    def _send_batch(self, submissions: list[messages.Submission]) -> None:
+    def _send_batch(self, submissions: list[messages.Submission], *, insist: bool = False) -> None:
         """Send the first of these submissions, as many as share a message."""
         batch = batches.take(submissions, lambda submission: len(submission.arguments))
         runs = tuple(submission.run for submission in batch)
         self._on_their_way += 1
         self._submitting.update(runs)
         message = messages.Submit(session=self.id, submissions=tuple(batch))
-        self._spawn(self._submit(message, runs))
+        self._spawn(self._submit(message, runs, insist=insist))
 
-    async def _submit(self, message: messages.Submit, runs: tuple[str, ...]) -> None:
+    async def _submit(
+        self, message: messages.Submit, runs: tuple[str, ...], *, insist: bool
+    ) -> None:
         try:
-            await self._send(message, runs)
+            await self._send(message, runs, insist=insist)
         finally:
             self._on_their_way -= 1
             self._submitting.difference_update(runs)
@@ -199,8 +208,10 @@ class Session:
         if runs:
             self._spawn(self._send(messages.Cancel(session=self.id, runs=runs), ()))
 
-    async def _send(self, message: messages.Wire, runs: tuple[str, ...]) -> None:
-        """Publish; if that fails for good, whoever waits for these runs hears why."""
+    async def _send(
+        self, message: messages.Wire, runs: tuple[str, ...], *, insist: bool = False
+    ) -> None:
+        """Publish; if that fails, whoever waits for these runs hears why, unless we insist."""
         while True:
             try:
                 await self._publish(message)
@@ -211,7 +222,7 @@ class Session:
                 await self._send_apart(message, refusal)
                 return
             except TransportError as error:
-                if self._patience is not None:
+                if self._patience is not None and not insist:
                     self._give_up(runs, error)
                     return
                 log.warning("coordinator out of reach, trying on", reason=str(error))
@@ -236,10 +247,8 @@ class Session:
             self._fail(run, CoordinatorUnreachable(told), error)
 
     def _fail(self, run: str, error: LeveretError, cause: TransportError) -> None:
-        self._submissions.pop(run, None)
-        if pending := self._runs.pop(run, None):
-            error.__cause__ = cause
-            pending.fail(error)
+        error.__cause__ = cause
+        self._runs.fail(run, error)
 
     async def _publish(self, message: messages.Wire) -> None:
         await self._transport.publish(
@@ -259,41 +268,25 @@ class Session:
 
     def submit(self, submission: messages.Submission) -> Pending:
         """Ask for a run. The answer is `Finished` or `Rejected`."""
-        pending = Pending()
-        known = self._runs.setdefault(submission.run, pending)
-        if known is not pending:
-            return known  # asked for already: both hear its end
-
-        def send() -> None:
-            self._submissions[submission.run] = submission
-            self._waiting.append(submission)
-            if len(self._waiting) == 1:  # the first of this turn of the loop: the rest joins it
-                asyncio.get_running_loop().call_soon(self._send_waiting)
-
-        self._post(send, pending)
-        return pending
+        return self._runs.submit(submission)
 
     def attach(self, run: str) -> Pending:
         """Ask how a run ends. The answer is `Finished`, or `Rejected` if there is no such run."""
-        pending = Pending()
-        known = self._runs.setdefault(run, pending)
-        if known is not pending:
-            return known
 
         def send() -> None:
             self._spawn(self._send(messages.Attach(session=self.id, runs=(run,)), (run,)))
 
-        self._post(send, pending)
-        return pending
+        return self._runs.attach(run, send)
 
     def cancel(self, run: str) -> None:
         """Ask that a run be stopped, with all below it."""
 
         def send() -> None:
+            self._runs.cancel_held(run)
             for submission in self._waiting:
                 if submission.run == run:  # not sent yet, so it is not sent at all
                     self._waiting.remove(submission)
-                    self._settle(run, messages.Finished(run=run, state="cancelled"))
+                    self._runs.cancel_unsent(run)
                     return
             if not self._to_cancel:
                 asyncio.get_running_loop().call_soon(self._send_cancels)

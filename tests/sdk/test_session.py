@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leveret.errors import CoordinatorUnreachable, PayloadError
+from leveret.pending import Pending
 from leveret.session import Session
 from leveret_broker import codec, identifiers, messages, topology
-from leveret_broker.errors import Refused
+from leveret_broker.errors import BrokerBlocked, Refused
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.transport import Outgoing
@@ -19,10 +21,19 @@ from leveret_coordinator.service import CoordinatorService
 class Narrow(MemoryTransport):
     """A broker that takes no message over 10,000 bytes."""
 
+    def __init__(self, broker: MemoryBroker, *, publish_timeout: float) -> None:
+        super().__init__(broker, publish_timeout=publish_timeout)
+        self.submitted: list[messages.Submission] = []
+        """What the broker has taken."""
+
     async def publish(self, message: Outgoing) -> None:
         if len(message.body) > 10_000:
             raise Refused("the broker refused the message: too large")
         await super().publish(message)
+        if message.queue == topology.REQUESTS.name:
+            request = codec.decode_request(message.body)
+            if isinstance(request, messages.Submit):
+                self.submitted += request.submissions
 
 
 class Site:
@@ -30,12 +41,16 @@ class Site:
         self.broker = MemoryBroker()
         self.catalog = catalog
         self.transport = Narrow(self.broker, publish_timeout=0.5)
-        self.session = Session(self.transport, where="memory", patience=2.0)
+        self.session = self.new_session()
         self.coordinator = self.new_coordinator()
 
     def new_coordinator(self) -> Connected:
         transport = MemoryTransport(self.broker)
         return Connected(transport, CoordinatorService(transport, self.catalog))
+
+    def new_session(self) -> Session:
+        """Another caller, on the same connection."""
+        return Session(self.transport, where="memory", patience=2.0)
 
     async def register(self) -> None:
         spec = messages.DefinitionSpec(
@@ -47,14 +62,32 @@ class Site:
         answer = await self.session.ask("1", asked, messages.Registered)
         assert isinstance(answer, messages.Registered)
 
-    def submission(self, size: int = 10) -> messages.Submission:
-        return messages.Submission(
+    def submission(self, size: int = 10, **fields: Any) -> messages.Submission:
+        plain = messages.Submission(
             run=identifiers.new_id("run"),
             target=messages.Target(identifier="work"),
             project="p",
             arguments=bytes(size),
             acknowledge=True,
         )
+        return plain.model_copy(update=fields)
+
+    async def finish(self, run: str, state: messages.AttemptEnd = "succeeded") -> None:
+        """Tell the coordinator how the first attempt ended, on a connection of its own."""
+        transport = MemoryTransport(self.broker)
+        await transport.open()
+        outcome = messages.Outcome(
+            run=run,
+            attempt=1,
+            state=state,
+            result=b"result" if state == "succeeded" else None,
+            error=None if state == "succeeded" else b"error",
+            started_at=1.0,
+            finished_at=2.0,
+        )
+        body = codec.encode(messages.Outcomes(worker="worker", outcomes=(outcome,)))
+        await transport.publish(Outgoing(queue=topology.OUTCOMES.name, body=body))
+        await transport.close()
 
     async def state(self, run: str, session: Session | None = None) -> str:
         asker = session or self.session
@@ -82,6 +115,106 @@ async def test_asking_for_the_same_run_twice_is_asking_once(site: Site) -> None:
     first, second = site.session.submit(submission), site.session.submit(submission)
     assert first is second
     assert site.session.attach(submission.run) is first
+
+
+async def ended(pending: Pending) -> messages.Wire | None:
+    """The last word about a run."""
+    async with asyncio.timeout(5):
+        await pending.until(lambda pending: pending.is_settled)
+    return pending.answer
+
+
+async def accepted(pending: Pending) -> None:
+    async with asyncio.timeout(5):
+        await pending.until(lambda pending: pending.is_accepted)
+
+
+async def test_equal_arguments_with_other_bytes_share_the_run(site: Site) -> None:
+    submission = site.submission(digest="1")
+    other = submission.model_copy(update={"arguments": b"as another process pickles them"})
+    assert site.session.submit(submission) is site.session.submit(other)
+
+
+async def test_who_wants_to_know_that_a_shared_run_is_accepted_hears_it(site: Site) -> None:
+    quiet = site.submission(acknowledge=False)
+    first = site.session.submit(quiet)
+    second = site.session.submit(quiet.model_copy(update={"acknowledge": True}))
+    assert second is first
+    await accepted(second)
+
+
+@pytest.mark.parametrize("acknowledge", [True, False])
+async def test_a_key_with_other_arguments_in_one_process_is_a_conflict(
+    site: Site, acknowledge: bool
+) -> None:
+    has_it = site.submission(key="k", digest="1", acknowledge=acknowledge)
+    wants_it = has_it.model_copy(update={"digest": "2", "arguments": b"others"})
+    first, second = site.session.submit(has_it), site.session.submit(wants_it)
+    refused = await ended(second)
+    assert isinstance(refused, messages.Rejected)
+    assert (refused.code, refused.arguments) == ("key-conflict", has_it.arguments)
+    assert second.submission == wants_it
+    assert not first.is_settled
+    await site.finish(has_it.run)
+    assert isinstance(await ended(first), messages.Finished)
+    assert {sent.digest for sent in site.transport.submitted} == {"1"}
+
+
+async def test_a_key_whose_first_call_was_refused_is_free_for_the_second(site: Site) -> None:
+    nowhere = messages.Target(identifier="nowhere")
+    refused = site.submission(key="k", digest="1", target=nowhere)
+    taken = site.submission(key="k", digest="2", run=refused.run)
+    first, second = site.session.submit(refused), site.session.submit(taken)
+    assert isinstance(await ended(first), messages.Rejected)
+    await accepted(second)
+    assert not second.is_settled
+
+
+async def test_a_later_round_is_not_answered_by_what_an_earlier_one_asked(site: Site) -> None:
+    before = site.submission(round=1)
+    first = site.session.submit(before)
+    second = site.session.submit(before.model_copy(update={"round": 2}))
+    await accepted(first)
+    assert [sent.round for sent in site.transport.submitted] == [1]
+    await site.finish(before.run)
+    assert isinstance(await ended(first), messages.Finished)
+    assert isinstance(await ended(second), messages.Finished)
+    assert [sent.round for sent in site.transport.submitted] == [1, 2]
+
+
+async def test_cancelling_a_run_ends_all_that_wait_for_it(site: Site) -> None:
+    submission = site.submission(round=1)
+    first = site.session.submit(submission)
+    second = site.session.submit(submission.model_copy(update={"round": 2}))
+    await accepted(first)
+    site.session.cancel(submission.run)
+    for pending in (first, second):
+        end = await ended(pending)
+        assert isinstance(end, messages.Finished)
+        assert end.state == "cancelled"
+    assert [sent.round for sent in site.transport.submitted] == [1]
+
+
+async def test_a_run_that_nobody_knows_can_be_attached_to_and_asked_for(site: Site) -> None:
+    submission = site.submission()
+    attached = site.session.attach(submission.run)
+    submitted = site.session.submit(submission)
+    unknown = await ended(attached)
+    assert isinstance(unknown, messages.Rejected)
+    assert unknown.code == "unknown-run"
+    await accepted(submitted)
+    assert not submitted.is_settled
+
+
+async def test_a_run_that_has_ended_can_be_attached_to_again(site: Site) -> None:
+    submission = site.submission()
+    first = site.session.submit(submission)
+    await accepted(first)
+    await site.finish(submission.run)
+    assert isinstance(await ended(first), messages.Finished)
+    again = site.session.attach(submission.run)
+    assert again is not first
+    assert await ended(again) == first.answer
 
 
 async def test_a_run_that_is_cancelled_while_its_submission_is_held_up_is_cancelled(
@@ -172,36 +305,50 @@ async def test_a_coordinator_that_never_answers_is_told_in_time() -> None:
 async def test_an_end_that_was_told_while_the_caller_was_away_is_asked_for_again(
     site: Site,
 ) -> None:
-    submission = site.submission()
-    pending = site.session.submit(submission)
-    async with asyncio.timeout(5):
-        await pending.until(lambda pending: pending.is_accepted)
-    site.transport.lose()
-    site.broker.delete(topology.reply_queue_name(site.session.id))
+    submission, keyed = site.submission(), site.submission(key="k", digest="1")
+    started = [site.session.submit(each) for each in (submission, keyed, submission)]
+    for pending in started:
+        await accepted(pending)
     onlooker = MemoryTransport(site.broker)
     await onlooker.open()
-    outcome = messages.Outcome(
-        run=submission.run,
-        attempt=1,
-        state="succeeded",
-        result=b"result",
-        started_at=1.0,
-        finished_at=2.0,
-    )
-    body = codec.encode(messages.Outcomes(worker="worker", outcomes=(outcome,)))
     other = Session(onlooker, where="memory")
     await other.start()
-    await onlooker.publish(Outgoing(queue=topology.OUTCOMES.name, body=body))
+    elsewhere = site.submission()
+    await accepted(other.submit(elsewhere))
+    attached = site.session.attach(elsewhere.run)
+    await site.state(elsewhere.run)  # the one before was dealt with
+    site.transport.lose()
+    site.broker.delete(topology.reply_queue_name(site.session.id))
+    runs = (submission.run, keyed.run, elsewhere.run)
+    for run in runs:
+        await site.finish(run)
     async with asyncio.timeout(5):
-        while await site.state(submission.run, other) != "succeeded":
-            await asyncio.sleep(0)
+        for run in runs:
+            while await site.state(run, other) != "succeeded":
+                await asyncio.sleep(0)
         await site.state(submission.run, other)  # the reply of that batch is published by now
-        site.transport.come_back_soon()
-        await pending.until(lambda pending: pending.is_settled)
-    assert isinstance(pending.answer, messages.Finished)
-    assert pending.answer.result == b"result"
+    site.transport.come_back_soon()
+    for pending in (*started, attached):
+        end = await ended(pending)
+        assert isinstance(end, messages.Finished)
+        assert end.result == b"result"
     await other.stop()
     await onlooker.close()
+
+
+async def test_what_was_asked_once_is_asked_again_until_the_broker_takes_it(site: Site) -> None:
+    submission = site.submission()
+    pending = site.session.submit(submission)
+    await accepted(pending)
+    site.broker.drop_connections()
+    site.broker.block()
+    for _ in range(3):  # longer than the broker is given to take a message
+        with pytest.raises(BrokerBlocked):
+            await site.transport.publish(Outgoing(queue=topology.REQUESTS.name, body=b""))
+    assert not pending.is_settled
+    site.broker.unblock()
+    await site.finish(submission.run)
+    assert isinstance(await ended(pending), messages.Finished)
 
 
 async def test_arguments_that_the_broker_refuses_fail_their_run_only(site: Site) -> None:

@@ -1,0 +1,189 @@
+"""The runs that a session waits for, and what becomes of two calls that mean one run.
+
+Rules of this file:
+
+- Calls that are the same share a `Pending`: both hear the end.
+- A call with other arguments for the same run, or of a later round of its workflow, is held: it
+  must not be answered by what is meant for the first. It has its turn when the first has ended, or
+  is refused once the first was accepted, since then nobody else's arguments have the key.
+- `submit` and `attach` may be called from any thread, all else on the session's loop.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from leveret.pending import Pending
+from leveret_broker import messages
+
+Send = Callable[[messages.Submission], None]
+
+
+class Awaited:
+    """What is submitted or attached to, and has not ended.
+
+    `send` sends a submission, `send_again` one that takes the place of an earlier one; both on the
+    session's loop, where `post` runs a function.
+    """
+
+    def __init__(
+        self, *, post: Callable[[Callable[[], None], Pending], None], send: Send, send_again: Send
+    ) -> None:
+        self._post = post
+        self._send = send
+        self._send_again = send_again
+        self._submitted: dict[str, Pending] = {}
+        self._held: dict[str, list[Pending]] = {}
+        """What differs from the submission that has the run in `_submitted`."""
+        self._attached: dict[str, Pending] = {}
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def submit(self, submission: messages.Submission) -> Pending:
+        """What is to be awaited for this submission, which is sent unless it is asked already."""
+        pending = Pending(submission)
+        known = self._submitted.setdefault(submission.run, pending)
+        asked = known.submission
+        if known is pending:
+            self._post(partial(self._send, submission), pending)
+            return pending
+        if asked is None or _differ(submission, asked):
+            self._post(partial(self._hold, pending), pending)
+            return pending
+        if submission.acknowledge and not asked.acknowledge:
+            self._post(partial(self._acknowledge, known), known)
+        return known
+
+    def attach(self, run: str, send: Callable[[], None]) -> Pending:
+        """What is to be awaited for a run's end; `send` asks for it, unless somebody has."""
+        if submitted := self._submitted.get(run):
+            return submitted
+        pending = Pending()
+        known = self._attached.setdefault(run, pending)
+        if known is pending:
+            self._post(send, pending)
+        return known
+
+    # -- on the session's loop --------------------------------------------------------------------
+
+    @property
+    def submissions(self) -> list[messages.Submission]:
+        """What is asked and not answered."""
+        asked = [pending.submission for pending in list(self._submitted.values())]
+        return [submission for submission in asked if submission is not None]
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """The runs that are only attached to."""
+        return tuple(self._attached)
+
+    def accept(self, accepted: messages.Accepted) -> None:
+        """The coordinator keeps the run."""
+        if pending := self._submitted.get(accepted.run):
+            pending.update(lambda pending: setattr(pending, "accepted", accepted))
+            self._refuse_conflicts(pending)
+
+    def warn(self, notice: messages.Unserved) -> None:
+        """Nobody serves the run."""
+        if pending := self._submitted.get(notice.run):
+            pending.update(lambda pending: pending.unserved.append(notice))
+
+    def finish(self, end: messages.Finished) -> None:
+        """The run has ended: all who wait hear it."""
+        if attached := self._attached.pop(end.run, None):
+            attached.settle(end)
+        if pending := self._submitted.pop(end.run, None):
+            pending.submission = None  # who keeps the run needn't keep its arguments
+            pending.settle(end)
+            self._let_go(end.run)
+
+    def reject(self, rejected: messages.Rejected) -> None:
+        """The submission is refused, or, if the run is unknown, who attached to it."""
+        run = rejected.run
+        if rejected.code == "unknown-run" and run in self._attached:
+            self._attached.pop(run).settle(rejected)
+        elif pending := self._submitted.pop(run, None):
+            pending.settle(rejected)
+            self._let_go(run)
+
+    def fail(self, run: str, error: Exception) -> None:
+        """There will be no answer."""
+        if attached := self._attached.pop(run, None):
+            attached.fail(error)
+        if pending := self._submitted.pop(run, None):
+            pending.fail(error)
+            self._let_go(run)
+
+    def cancel_held(self, run: str) -> None:
+        """What is held is not sent any more."""
+        for pending in self._held.pop(run, ()):
+            pending.settle(messages.Finished(run=run, state="cancelled"))
+
+    def cancel_unsent(self, run: str) -> None:
+        """Its submission was not sent, and will not be: the coordinator has nothing to cancel."""
+        if pending := self._submitted.pop(run, None):
+            pending.settle(messages.Finished(run=run, state="cancelled"))
+
+    def take_all(self) -> Iterator[Pending]:
+        """Forget everything; all who wait, to be told why."""
+        submitted, self._submitted = self._submitted, {}
+        attached, self._attached = self._attached, {}
+        held, self._held = self._held, {}
+        yield from submitted.values()
+        yield from attached.values()
+        for pending in held.values():
+            yield from pending
+
+    def _hold(self, pending: Pending) -> None:
+        submission = pending.submission
+        assert submission is not None
+        known = self._submitted.setdefault(submission.run, pending)
+        if known is pending:  # the other has ended by now
+            self._send(submission)
+            return
+        self._held.setdefault(submission.run, []).append(pending)
+        if _conflict(submission, known.submission):
+            self._acknowledge(known)
+            self._refuse_conflicts(known)
+
+    def _acknowledge(self, known: Pending) -> None:
+        """Have a submission acknowledged that didn't ask for it."""
+        asked = known.submission
+        if asked is not None and known.accepted is None and not asked.acknowledge:
+            known.submission = asked.model_copy(update={"acknowledge": True})
+            self._send_again(known.submission)
+
+    def _refuse_conflicts(self, known: Pending) -> None:
+        asked = known.submission
+        if asked is None or known.accepted is None or asked.run not in self._held:
+            return
+        held = self._held.pop(asked.run)
+        self._held[asked.run] = [each for each in held if not _conflict(each.submission, asked)]
+        for pending in held:
+            if _conflict(pending.submission, asked):
+                pending.settle(_key_in_use(asked))
+
+    def _let_go(self, run: str) -> None:
+        """The run has no submission any more: what was held has its turn."""
+        for pending in self._held.pop(run, ()):
+            self._hold(pending)
+
+
+def _key_in_use(holder: messages.Submission) -> messages.Rejected:
+    return messages.Rejected(
+        run=holder.run,
+        code="key-conflict",
+        message=f"the key of run {holder.run} is in use with other arguments",
+        arguments=holder.arguments,
+    )
+
+
+def _differ(one: messages.Submission, other: messages.Submission) -> bool:
+    """Whether the answer to the one is none to the other."""
+    return one.round != other.round or _conflict(one, other)
+
+
+def _conflict(one: messages.Submission | None, other: messages.Submission | None) -> bool:
+    """Whether they give one run different arguments."""
+    if one is None or other is None or one.digest is None or other.digest is None:
+        return False
+    return one.digest != other.digest
