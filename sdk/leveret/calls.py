@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from leveret import payload
-from leveret.context import RunContext, current_connection, current_run
+from leveret import identity, payload
+from leveret.context import RunContext, current_connection, current_run, current_step
 from leveret.errors import NestedCallError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Call(Coroutine[Any, Any, R_co]):
         self._was_used = True  # nothing to warn of if the arguments don't fit
         self._drivers: weakref.WeakKeyDictionary[asyncio.Task[Any], Coroutine[Any, Any, R_co]]
         self._drivers = weakref.WeakKeyDictionary()
+        _refuse_in_step(definition)
         bound = _bind(definition, args, kwargs)
         self.definition = definition
         self.arguments = payload.encode_arguments(
@@ -45,12 +46,29 @@ class Call(Coroutine[Any, Any, R_co]):
         """The run whose code made the call, `None` outside of runs."""
         self.ordinal = 0
         self.identity = ""
-        if self.caller is not None and self.caller.kind == "workflow":
-            self.identity = payload.identity(self.arguments)
-            self.ordinal = self.caller.next_ordinal(definition.callee, self.identity)
+        """What its run's id is derived from, beside the ordinal; empty for a root run."""
+        self.digest: str | None = None
+        """A hash of the arguments, where one is needed that is the same in any process."""
+        self._identify(bound.args, bound.kwargs)
         self.__name__ = definition.name
         self.__qualname__ = definition.name
         self._was_used = False
+
+    def _identify(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        key, callee = self.definition.key, self.definition.callee
+        caller = self.caller if self.caller and self.caller.kind == "workflow" else None
+        if caller is None and key is None:
+            return
+        content = identity.of_arguments(self.arguments, args, kwargs)
+        self.digest = content.digest
+        if caller is None:
+            return
+        if key is None:
+            self.identity = content.text
+            self.ordinal = caller.next_ordinal(callee, content.text)
+            return
+        caller.use_key(key, callee, content.digest, identity.shown(args, kwargs))
+        self.identity = identity.of_key(key)
 
     def __await__(self) -> Generator[Any, Any, R_co]:
         return self._result().__await__()
@@ -136,6 +154,16 @@ def _bind(definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dic
         return definition.signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{definition.name}(): {error}") from None
+
+
+def _refuse_in_step(definition: "Definition[..., Any]") -> None:
+    step = current_step()
+    if step is not None:
+        raise NestedCallError(
+            f"{definition!r} was called inside the step {step}, and a step is one plain function, "
+            f"recorded as a whole: call it in the workflow itself, or run the function in place, "
+            f"by {definition.fn.__name__}.fn(...)"
+        )
 
 
 def _refuse_stray(definition: "Definition[..., Any]", caller: RunContext) -> None:

@@ -11,6 +11,7 @@ from leveret_broker import identifiers, logs, messages
 
 if TYPE_CHECKING:
     from leveret.calls import Call
+    from leveret.context import RunContext
     from leveret.definitions import Definition
 
 R = TypeVar("R")
@@ -44,7 +45,7 @@ class Connection:
     async def prepare(self, definition: "Definition[..., Any]") -> None:
         """Where the caller's own process executes runs, make sure that it serves this one."""
         if self._serve is not None:
-            await self._serve(definition)
+            await self._serve(definition.base)
 
     async def prepare_known(self) -> None:
         """The same for all that this process has defined: an identifier may mean any of it."""
@@ -66,23 +67,33 @@ class Connection:
             version=definition.version,
             fingerprint=definition.fingerprint if definition.kind == "workflow" else None,
         )
-        if caller is None:
-            run, project, parent, root = identifiers.new_id("run"), self.project, None, None
-        else:
-            callee = f"{caller.project}:{definition.callee}"
-            run = identifiers.child_run_id(caller.run, callee, call.identity, call.ordinal)
-            project, parent, root = caller.project, caller.run, caller.root
+        run, project = self._named(call, caller)
         return self._submitted(
             run,
             project,
             target,
             call.arguments,
-            parent=parent,
-            root=root,
+            parent=caller.run if caller else None,
+            root=caller.root if caller else None,
             identity=call.identity,
             ordinal=call.ordinal,
             acknowledge=acknowledge,
+            options=definition.run_options,
+            key=definition.key,
+            digest=call.digest,
+            round=caller.round if caller else 1,
         )
+
+    def _named(self, call: "Call[Any]", caller: "RunContext | None") -> tuple[str, str]:
+        """The id of a call's run, and its project."""
+        callee, key = call.definition.callee, call.definition.key
+        if caller is not None:
+            named = f"{caller.project}:{callee}"
+            run = identifiers.child_run_id(caller.run, named, call.identity, call.ordinal)
+            return run, caller.project
+        if key is not None:
+            return identifiers.keyed_run_id(self.project, callee, key), self.project
+        return identifiers.new_id("run"), self.project
 
     def submit_identified(
         self, identifier: str, project: str, arguments: payload.Encoded
@@ -112,11 +123,6 @@ class Connection:
     async def show(self, run: str) -> "Sequence[messages.RunRow]":
         """A run and all below it, parents first. Raises `IdentificationError` if unknown."""
         return (await self.ask(messages.Tree, messages.ShowRun, run=run)).runs
-
-    async def cancel(self, run: str) -> tuple[str, ...]:
-        """Stop a run and all below it; return the ids of all that were stopped."""
-        answer = await self.ask(messages.Cancelled, messages.Cancel, runs=(run,))
-        return answer.runs
 
     async def ask(self, answer: type[A], request: Callable[..., messages.Wire], **fields: Any) -> A:
         """Put a request to the coordinator. Raises what its refusal means."""

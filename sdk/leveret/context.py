@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from leveret import identity
+
 if TYPE_CHECKING:
     from leveret.connection import Connection
 
@@ -25,9 +27,17 @@ class RunContext:
     """The run at the top of the tree; the run itself if nobody called it."""
     connection: "Connection | None" = None
     """What a workflow's calls go through. Tasks have none: only workflows call."""
+    round: int = 1
+    """Grows with every retry: children that failed in an earlier one are executed again."""
+    fresh: bool = False
+    """Nothing that it calls can be recorded yet: this is its first attempt, and the only one."""
     abandoned: bool = False
     """This worker gave the run back: its calls stay as they are, for whoever executes it next."""
     _ordinals: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    _keys: dict[tuple[str, str], tuple[str | None, str]] = field(
+        default_factory=dict[tuple[str, str], tuple[str | None, str]]
+    )
+    """The hash of the arguments that each key was used with, and how they look."""
 
     def next_ordinal(self, callee: str, identity: str) -> int:
         """How many equal calls this run has made before; counts this one."""
@@ -35,14 +45,26 @@ class RunContext:
         self._ordinals[callee, identity] += 1
         return ordinal
 
+    def use_key(self, key: str, callee: str, digest: str | None, shown: str) -> None:
+        """Remember what a key means. Raises `KeyConflictError` if it means another call here."""
+        before, seen = self._keys.setdefault((callee, key), (digest, shown))
+        if before != digest and None not in (before, digest):
+            raise identity.conflict(key, callee, seen, shown)
+
 
 _run: ContextVar[RunContext | None] = ContextVar("leveret_run", default=None)
+_step: ContextVar[str | None] = ContextVar("leveret_step", default=None)
 _connection: ContextVar["Connection | None"] = ContextVar("leveret_connection", default=None)
 
 
 def current_run() -> RunContext | None:
     """The run that the calling code belongs to, `None` outside of runs."""
     return _run.get()
+
+
+def current_step() -> str | None:
+    """What the step calls that the calling code belongs to, `None` outside of steps."""
+    return _step.get()
 
 
 def current_connection() -> "Connection | None":
@@ -58,6 +80,16 @@ def entering(run: RunContext) -> Generator[None, None, None]:
         yield
     finally:
         _run.reset(token)
+
+
+@contextmanager
+def stepping(name: str) -> Generator[None, None, None]:
+    """Make the code within belong to a step of the run."""
+    token = _step.set(name)
+    try:
+        yield
+    finally:
+        _step.reset(token)
 
 
 @contextmanager

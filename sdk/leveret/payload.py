@@ -43,6 +43,8 @@ class Encoded:
     body: bytes
     pickled: bool
     """Whether it holds pickles, and so can travel only signed."""
+    canonical: bool = field(default=True, compare=False)
+    """Whether an equal value has the same bytes in any process."""
     pickled_type: str | None = None
     """The type of the first value in it that needed a pickle."""
     definitions: tuple[tuple[str, str, bytes], ...] = field(default=(), repr=False)
@@ -73,7 +75,8 @@ class Opened:
 def encode(value: object) -> Encoded:
     """A value as bytes. Raises `PayloadError` with the type and the place of what can't travel."""
     pickles = _Pickles()
-    return _encoded(_written(values.Writer(pickles), value, ""), pickles, "")
+    writer = values.Writer(pickles)
+    return _encoded(_written(writer, value, ""), writer, pickles, "")
 
 
 def encode_arguments(
@@ -93,15 +96,8 @@ def encode_arguments(
         name: _written(writer, value, f"the argument {name!r} can't be sent: ")
         for name, value in kwargs.items()
     }
-    return _encoded([given, named], pickles, "the arguments can't be sent: ")
-
-
-def identity(encoded: Encoded) -> str:
-    """A text that is equal for equal values, in any process: 128 bits of BLAKE2b in hex.
-
-    Of what needs a pickle that can't be promised: a pickle also shows which objects are one.
-    """
-    return hashlib.blake2b(encoded.body, digest_size=16).hexdigest()
+    writer.met_order |= len(named) > 1
+    return _encoded([given, named], writer, pickles, "the arguments can't be sent: ")
 
 
 class _Pickles:
@@ -133,16 +129,22 @@ def _written(writer: values.Writer, value: object, subject: str) -> object:
         raise PayloadError(f"{subject}nested too deep for what the stack has left") from error
 
 
-def _encoded(written: object, pickles: _Pickles, subject: str) -> Encoded:
+def _encoded(written: object, writer: values.Writer, pickles: _Pickles, subject: str) -> Encoded:
     try:
         body = values.pack(written)
     except (ValueError, OverflowError) as error:  # 4 GiB of bytes or 2**32 elements in one piece
         raise PayloadError(f"{subject}too large for one payload: {error}") from error
     pickling = pickles.pickling
     if pickling is None:
-        return Encoded(body, pickled=False)
+        return Encoded(body, pickled=False, canonical=not writer.met_order)
     definitions = tuple((*name, pickle) for name, pickle in pickling.definitions.items())
-    return Encoded(body, pickled=True, pickled_type=pickling.first_type, definitions=definitions)
+    return Encoded(
+        body,
+        pickled=True,
+        canonical=False,
+        pickled_type=pickling.first_type,
+        definitions=definitions,
+    )
 
 
 # -- sealing --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from leveret.errors import DefinitionError
 
@@ -143,17 +143,18 @@ def seconds(what: str, value: object, *, zero: bool = False) -> float:
 
 def exceptions(what: str, value: object) -> tuple[type[BaseException], ...]:
     """Exception classes, of one or several. Raises `DefinitionError` naming what is none."""
-    given = (value,) if isinstance(value, type) or not isinstance(value, Iterable) else value
-    kinds: tuple[Any, ...] = () if isinstance(given, str) else tuple(cast("Iterable[Any]", given))
-    for kind in [value] if isinstance(given, str) else kinds:
+    one = isinstance(value, (type, str)) or not isinstance(value, Iterable)
+    kinds = (value,) if one else tuple(cast("Iterable[object]", value))
+    for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise DefinitionError(
                 f"{what} names {kind!r}, which is no exception class: write an exception's class, "
                 "such as ConnectionError, or a tuple of them"
             )
-    return kinds
+    return cast("tuple[type[BaseException], ...]", kinds)
 
 
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)

@@ -85,10 +85,17 @@ _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Writer:
-    """Writes values; what no table here knows is handed to `pickle`, which returns its fields."""
+    """Writes values; what no table here knows is handed to `pickle`, which returns its fields.
 
-    def __init__(self, pickle: Callable[[object], list[object]]) -> None:
+    A dict's entries are written as they come, or, if what is written only identifies the value,
+    `by_key`: equal dicts may have been filled in another order.
+    """
+
+    def __init__(self, pickle: Callable[[object], list[object]], *, by_key: bool = False) -> None:
         self._pickle = pickle
+        self._by_key = by_key
+        self.met_order = False
+        """Whether it has written a dict whose entries could stand in another order."""
 
     def write(self, value: object, depth: int = 0) -> object:
         """A tree of what msgpack carries. Raises `NotEncodable`."""
@@ -122,6 +129,11 @@ class Writer:
         return marked(Mark.TUPLE, *self._elements(value, depth))
 
     def write_dict(self, value: dict[object, object], depth: int) -> object:
+        if len(value) > 1:
+            self.met_order = True
+            if self._by_key:
+                entries = sorted(self._entries(value, depth), key=lambda entry: pack(entry[0]))
+                return marked(Mark.DICT, *chain.from_iterable(entries))
         if not _ATOMS.issuperset(map(type, value)):
             return marked(Mark.DICT, *chain.from_iterable(self._entries(value, depth)))
         if _ATOMS.issuperset(map(type, value.values())):

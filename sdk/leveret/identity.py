@@ -1,0 +1,102 @@
+"""What makes two calls the same: a hash of their arguments, equal for equal ones in any process.
+
+A workflow run that is executed again asks for the runs that it has already, perhaps in a process
+with another hash seed, where sets and what was filled from them come in another order. So the bytes
+that travel don't identify a value: dicts count by key, and what needs a pickle by a hash of its
+content (`contents`). What has no such hash, a lambda or a local class, counts by its pickle, which
+may differ in another process.
+"""
+
+import hashlib
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leveret import values
+from leveret.errors import KeyConflictError
+from leveret.payload import Encoded
+
+_KEYED = "key:"
+"""How the identities of keys begin; those of contents are hexadecimal digits."""
+_LONGEST = 300
+"""Characters of arguments that an error shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """A hash of arguments."""
+
+    text: str
+    """128 bits of BLAKE2b in hex."""
+    is_stable: bool
+    """Whether equal arguments have it in every process."""
+
+    @property
+    def digest(self) -> str | None:
+        """The hash if it holds anywhere."""
+        return self.text if self.is_stable else None
+
+
+def of_arguments(encoded: Encoded, args: Sequence[object], kwargs: Mapping[str, object]) -> Content:
+    """What identifies a call's arguments, encoded already. Raises nothing."""
+    if encoded.canonical:
+        return Content(text=_hash(encoded.body), is_stable=True)
+    pickles = _Pickles()
+    writer = values.Writer(pickles, by_key=True)
+    try:
+        given = [writer.write(value) for value in args]
+        named = [[name, writer.write(kwargs[name])] for name in sorted(kwargs)]
+        body = values.pack([given, named])
+    except (
+        Exception
+    ):  # what was written once may have changed, or objects in it raise what they like
+        return Content(text=_hash(encoded.body), is_stable=False)
+    return Content(text=_hash(body), is_stable=pickles.are_stable)
+
+
+def of_key(key: str) -> str:
+    """The identity of a call that has a key."""
+    return _KEYED + key
+
+
+def shown(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    """Arguments as a call spells them, shortened."""
+    given = [_brief.repr(value) for value in args]
+    named = [f"{name}={_brief.repr(value)}" for name, value in kwargs.items()]
+    text = ", ".join([*given, *named])
+    return f"({text if len(text) <= _LONGEST else text[:_LONGEST] + '…'})"
+
+
+def conflict(key: str, what: str, before: str, now: str) -> KeyConflictError:
+    """The error for a key that is used again with other arguments."""
+    return KeyConflictError(
+        f"the key {key!r} of {what} means the call with {before} in this workflow run, and now it "
+        f"is used with {now}: give other arguments another key"
+    )
+
+
+class _Pickles:
+    """What the writer calls for what needs a pickle: a hash of it in the pickle's place."""
+
+    def __init__(self) -> None:
+        self.are_stable = True
+
+    def __call__(self, value: object) -> list[object]:
+        from leveret import contents
+
+        found = contents.digest(value)
+        if found is not None:
+            return [found]
+        from leveret.pickles import Pickling
+
+        self.are_stable = False
+        return Pickling().dump(value)
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 60
+_brief.maxlevel = 3

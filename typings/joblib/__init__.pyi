@@ -1,0 +1,1 @@
+from joblib import hashing as hashing
