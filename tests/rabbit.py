@@ -239,6 +239,12 @@ def running_node(report: Callable[[str], None]) -> Generator[RabbitNode]:
         missing("there is no RabbitMQ: install rabbitmq-server or Docker, or set LEVERET_TEST_URL")
 
 
+@contextmanager
+def own_node(scripts: Path, report: Callable[[str], None]) -> Generator[PrivateNode]:
+    """A private node for somebody who kills it: the suite's own has other users."""
+    yield from _private(scripts, report)
+
+
 def installed_scripts() -> Path | None:
     """The folder with the scripts of a RabbitMQ that is installed here."""
     if (DEBIAN_SCRIPTS / "rabbitmq-server").exists():
@@ -247,7 +253,7 @@ def installed_scripts() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-def _private(scripts: Path, report: Callable[[str], None]) -> Generator[RabbitNode]:
+def _private(scripts: Path, report: Callable[[str], None]) -> Generator[PrivateNode]:
     with tempfile.TemporaryDirectory(prefix="leveret-rabbitmq-") as folder:
         node = PrivateNode(scripts, Path(folder))
         report(f"starting a private node of {scripts} at {redact(node.url)}, files in {folder}")

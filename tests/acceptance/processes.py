@@ -44,6 +44,11 @@ class Site:
         """Start a Python file and leave it running."""
         return self._started([sys.executable, path], Path(path).stem)
 
+    def start_module(self, module: str, *arguments: str) -> "Process":
+        """Start a Python module and leave it running."""
+        name = module.rpartition(".")[2]
+        return self._started([sys.executable, "-m", module, *arguments], name)
+
     def _started(self, command: list[str], name: str) -> "Process":
         log = self.folder / f"{name}-{len(self._processes)}.log"
         process = Process(command, log, self.environment, self.folder)
@@ -111,6 +116,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """`None` while it runs."""
+        return self._process.poll()
 
     def ready(self, event: str) -> "Process":
         """Return once it has logged an event; fail if it ends before."""

@@ -1,0 +1,235 @@
+"""What is done to the cluster while it works, drawn from a seed."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.acceptance.chaos import evidence
+from tests.acceptance.chaos.cluster import SILENT_AFTER, Cluster, Member, children, send
+
+GAPS = (0.0, 0.8)
+"""Seconds between two faults, at least and at most."""
+DOWN = (0.0, 0.0, 0.5, 2.0)
+"""Seconds until what was killed is started again."""
+LOW, USUAL = "0.00001", "0.4"
+"""Shares of the machine's memory: with the first the broker is over it at once."""
+
+CLOSE_ONE = """
+case rabbit_networking:connections() of
+    [] -> none;
+    All -> rabbit_networking:close_connection(lists:nth({n} rem length(All) + 1, All), "chaos")
+end.
+"""
+
+
+class Missed(Exception):
+    """There was nothing to do it to; it doesn't count."""
+
+
+@dataclass(kw_only=True)
+class Chaos:
+    """The cluster, the dice, and what is to be undone later."""
+
+    cluster: Cluster
+    dice: random.Random
+    undo: list[tuple[float, Callable[[], None]]] = field(
+        default_factory=list[tuple[float, Callable[[], None]]]
+    )
+    alarmed: bool = False
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        self.undo.append((time.monotonic() + seconds, action))
+
+    def undo_due(self, *, everything: bool = False) -> None:
+        now = time.monotonic()
+        due = [entry for entry in self.undo if everything or entry[0] <= now]
+        self.undo = [entry for entry in self.undo if entry not in due]
+        for _, action in due:
+            action()
+
+    def ctl(self, *arguments: str) -> str:
+        try:
+            return self.cluster.node.ctl(*arguments)
+        except RuntimeError as error:
+            raise Missed(str(error)) from error
+
+    def worker(self) -> Member:
+        """Some worker that runs."""
+        return self._running(self.dice.sample(self.cluster.workers, len(self.cluster.workers)))
+
+    def running(self, member: Member) -> Member:
+        return self._running([member])
+
+    def _running(self, members: list[Member]) -> Member:
+        for member in members:
+            if member.is_up and not member.is_paused:
+                return member
+        raise Missed("none of them runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One kind of fault."""
+
+    name: str
+    weight: int
+    """How often it comes up, beside the others."""
+    apply: Callable[[Chaos], str]
+    """Does it and tells the details."""
+    needs_broker: bool = True
+    """It is put off until the broker is up."""
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def kill_worker(chaos: Chaos) -> str:
+    worker, whole, down = chaos.worker(), chaos.dice.random() < 0.4, chaos.dice.choice(DOWN)
+    worker.kill(down, whole=whole)
+    return f"{worker.name}{' with its children' if whole else ''}, back after {down:g} s"
+
+
+def kill_coordinator(chaos: Chaos) -> str:
+    down = chaos.dice.choice(DOWN)
+    chaos.running(chaos.cluster.coordinator).kill(down)
+    return f"back after {down:g} s"
+
+
+def kill_driver(chaos: Chaos) -> str:
+    chaos.running(chaos.cluster.driver).kill(0)
+    return ""
+
+
+def kill_child(chaos: Chaos) -> str:
+    worker = chaos.worker()
+    assert worker.process is not None
+    found = children(worker.process.pid)
+    if not found:
+        raise Missed("it has no children")
+    child = chaos.dice.choice(found)
+    send(child, signal.SIGKILL)
+    return f"{child} of {worker.name}"
+
+
+def drain_worker(chaos: Chaos) -> str:
+    worker = chaos.worker()
+    worker.drain(0)
+    return worker.name
+
+
+def pause_worker(chaos: Chaos) -> str:
+    worker, whole = chaos.worker(), chaos.dice.random() < 0.5
+    seconds = SILENT_AFTER + chaos.dice.uniform(0.5, 3)
+    worker.pause(whole=whole)
+    chaos.later(seconds, worker.resume)
+    return f"{worker.name}{' with its children' if whole else ''} for {seconds:.1f} s"
+
+
+# -- connections and queues -----------------------------------------------------------------------
+
+
+def close_connection(chaos: Chaos) -> str:
+    chaos.ctl("eval", CLOSE_ONE.format(n=chaos.dice.randrange(1000)))
+    return ""
+
+
+def close_connections(chaos: Chaos) -> str:
+    chaos.ctl("close_all_connections", "--global", "chaos")
+    return ""
+
+
+def delete_queue(chaos: Chaos) -> str:
+    name, messages = _work_queue(chaos)
+    chaos.ctl("delete_queue", "-p", chaos.cluster.vhost, name)
+    return f"{name} with about {messages} messages"
+
+
+def purge_queue(chaos: Chaos) -> str:
+    name, messages = _work_queue(chaos)
+    chaos.ctl("purge_queue", "-p", chaos.cluster.vhost, name)
+    return f"{name} with about {messages} messages"
+
+
+def _work_queue(chaos: Chaos) -> tuple[str, int]:
+    """Some work queue, preferably the fullest."""
+    waiting = evidence.waiting(chaos.cluster.catalog)
+    if not waiting:
+        raise Missed("there is no work queue")
+    fullest = max(waiting, key=lambda name: waiting[name])
+    name = fullest if chaos.dice.random() < 0.7 else chaos.dice.choice(sorted(waiting))
+    return name, waiting[name]
+
+
+# -- the broker -----------------------------------------------------------------------------------
+
+
+def alarm(chaos: Chaos) -> str:
+    if chaos.alarmed:
+        raise Missed("there is an alarm already")
+    seconds = chaos.dice.uniform(0.5, 3)
+    chaos.ctl("set_vm_memory_high_watermark", LOW)
+    chaos.alarmed = True
+
+    def lift() -> None:
+        chaos.cluster.await_broker()  # a node that was started again has the usual one
+        chaos.cluster.node.ctl("set_vm_memory_high_watermark", USUAL)
+        chaos.alarmed = False
+
+    chaos.later(seconds, lift)
+    return f"for {seconds:.1f} s"
+
+
+def kill_node(chaos: Chaos) -> str:
+    down = chaos.dice.choice(DOWN)
+    node = chaos.cluster.node
+
+    def restart() -> None:
+        time.sleep(down)
+        node.start()
+
+    node.kill()
+    chaos.cluster.in_background(restart)
+    return f"back after {down:g} s"
+
+
+def restart_app(chaos: Chaos) -> str:
+    down = chaos.dice.choice(DOWN)
+    node = chaos.cluster.node
+
+    def restart() -> None:
+        node.stop_app()
+        time.sleep(down)
+        node.start_app()
+
+    chaos.cluster.in_background(restart)
+    return f"down for {down:g} s"
+
+
+FAULTS = (
+    Fault(name="close a connection", weight=18, apply=close_connection),
+    Fault(name="close all connections", weight=9, apply=close_connections),
+    Fault(name="kill a worker", weight=10, apply=kill_worker, needs_broker=False),
+    Fault(name="kill a worker's child", weight=6, apply=kill_child, needs_broker=False),
+    Fault(name="kill the coordinator", weight=9, apply=kill_coordinator, needs_broker=False),
+    Fault(name="kill the driver", weight=3, apply=kill_driver, needs_broker=False),
+    Fault(name="drain a worker", weight=5, apply=drain_worker, needs_broker=False),
+    Fault(name="pause a worker", weight=5, apply=pause_worker, needs_broker=False),
+    Fault(name="delete a queue", weight=6, apply=delete_queue),
+    Fault(name="purge a queue", weight=6, apply=purge_queue),
+    Fault(name="memory alarm", weight=4, apply=alarm),
+    Fault(name="kill the broker", weight=1, apply=kill_node),
+    Fault(name="restart the broker", weight=2, apply=restart_app),
+)
+
+
+def drawn(seed: int) -> random.Random:
+    """The dice of a round."""
+    return random.Random(f"{seed}/faults")
+
+
+def next_fault(dice: random.Random) -> tuple[float, Fault, random.Random]:
+    """Seconds to wait, the fault, and dice of its own, so that what it draws shifts no other."""
+    (fault,) = dice.choices(FAULTS, [fault.weight for fault in FAULTS])
+    return dice.uniform(*GAPS), fault, random.Random(dice.random())
