@@ -13,8 +13,17 @@ SELECT count(*) FROM sqlite_schema;
 -- name: configure#
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-PRAGMA foreign_keys = ON;
 PRAGMA busy_timeout = 1000;
+
+-- name: enforce_references#
+-- After the migrations, which make tables anew that others refer to.
+PRAGMA foreign_keys = ON;
+
+-- name: count_start()!
+UPDATE starts SET number = number + 1;
+
+-- name: starts()$
+SELECT number FROM starts;
 
 -- name: begin()!
 BEGIN IMMEDIATE;
@@ -25,39 +34,45 @@ COMMIT;
 -- definitions -------------------------------------------------------------------------------------
 
 -- name: definitions_wanted(ids, names)
-SELECT id, project, kind, name, version, fingerprint, module, qualname, description, registered_at
+SELECT
+    id, project, kind, name, version, fingerprint, module, qualname, description, options,
+    registered_at
 FROM definitions
 WHERE id IN (SELECT value FROM json_each(:ids)) OR name IN (SELECT value FROM json_each(:names));
 
 -- name: all_names()
-SELECT DISTINCT project, name FROM definitions;
+SELECT DISTINCT project, name FROM definitions WHERE kind != 'step';
 
 -- name: all_queues()
-SELECT project, name, version FROM definitions;
+SELECT project, name, version FROM definitions WHERE kind != 'step';
 
 -- name: put_definition*!
 INSERT INTO definitions (
     id, project, kind, name, version, revision, fingerprint, module, qualname, description,
-    registered_at
+    options, registered_at
 ) VALUES (
     :id, :project, :kind, :name, :version, :revision, :fingerprint, :module, :qualname,
-    :description, :registered_at
+    :description, :options, :registered_at
 )
 ON CONFLICT (id) DO UPDATE SET
     fingerprint = excluded.fingerprint,
     module = excluded.module,
     qualname = excluded.qualname,
-    description = excluded.description;
+    description = excluded.description,
+    options = excluded.options;
 
 -- name: definition_rows(project, alive_since)
 SELECT id, project, kind, name, version, description, registered_at, (
     SELECT count(*)
     FROM worker_definitions
     JOIN workers ON workers.id = worker_definitions.worker
-    WHERE worker_definitions.definition = definitions.id AND workers.heartbeat_at >= :alive_since
+    WHERE
+        worker_definitions.definition = definitions.id
+        AND workers.heartbeat_at >= :alive_since
+        AND workers.left_at IS NULL
 ) AS workers
 FROM definitions
-WHERE :project IS NULL OR project = :project;
+WHERE kind != 'step' AND (:project IS NULL OR project = :project);
 
 -- workers -----------------------------------------------------------------------------------------
 
@@ -68,7 +83,10 @@ WHERE EXISTS (
     SELECT 1
     FROM worker_definitions
     JOIN workers ON workers.id = worker_definitions.worker
-    WHERE worker_definitions.definition = json_each.value AND workers.heartbeat_at >= :alive_since
+    WHERE
+        worker_definitions.definition = json_each.value
+        AND workers.heartbeat_at >= :alive_since
+        AND workers.left_at IS NULL
 );
 
 -- name: put_worker*!
@@ -77,19 +95,36 @@ VALUES (:worker, :project, :host, :pid, :slots, :busy, :started_at, :now)
 ON CONFLICT (id) DO UPDATE SET
     slots = excluded.slots,
     busy = excluded.busy,
-    heartbeat_at = excluded.heartbeat_at;
+    heartbeat_at = excluded.heartbeat_at,
+    left_at = NULL;
 
 -- name: withdraw_definitions*!
 DELETE FROM worker_definitions
 WHERE worker = :worker AND definition NOT IN (SELECT value FROM json_each(:definitions));
 
 -- name: serve_definitions*!
-INSERT OR IGNORE INTO worker_definitions (definition, worker)
-SELECT id, :worker FROM definitions WHERE id IN (SELECT value FROM json_each(:definitions));
+INSERT INTO worker_definitions (definition, worker, held)
+SELECT definitions.id, :worker, coalesce((
+    SELECT held.value FROM json_each(:held) AS held WHERE held.key = definitions.id
+), 0)
+FROM definitions
+WHERE id IN (SELECT value FROM json_each(:definitions))
+ON CONFLICT (definition, worker) DO UPDATE SET held = excluded.held;
 
--- name: forget_workers(ids, silent_since)!
+-- name: dismiss_workers(ids, now)!
+UPDATE workers SET left_at = :now WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: forget_workers(silent_since)!
+-- Not while an attempt is theirs by name.
 DELETE FROM workers
-WHERE id IN (SELECT value FROM json_each(:ids)) OR heartbeat_at < :silent_since;
+WHERE heartbeat_at < :silent_since AND NOT EXISTS (
+    SELECT 1 FROM attempts WHERE attempts.worker = workers.id AND attempts.state = 'running'
+);
+
+-- name: workers_named(ids)
+SELECT id, host, pid, heartbeat_at, left_at
+FROM workers
+WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: worker_rows(project, alive_since)
 SELECT id, project, host, pid, slots, busy, started_at, heartbeat_at, (
@@ -101,15 +136,25 @@ SELECT id, project, host, pid, slots, busy, started_at, heartbeat_at, (
     WHERE worker_definitions.worker = workers.id
 ) AS definitions
 FROM workers
-WHERE heartbeat_at >= :alive_since AND (:project IS NULL OR project = :project)
+WHERE
+    heartbeat_at >= :alive_since
+    AND left_at IS NULL
+    AND (:project IS NULL OR project = :project)
 ORDER BY started_at, id;
 
 -- runs: what a decision needs ---------------------------------------------------------------------
 
 -- name: runs_named(ids)
-SELECT id, project, definition, root, parent, state, attempt
+SELECT
+    runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
+    runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
+    runs.options, runs.key, runs.digest, runs.started_at, runs.finished_at, runs.failure_type,
+    runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
+    attempts.leased_at
 FROM runs
-WHERE id IN (SELECT value FROM json_each(:ids));
+LEFT JOIN attempts
+    ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running'
+WHERE runs.id IN (SELECT value FROM json_each(:ids));
 
 -- name: runs_below(ids)
 -- Each run asked for and all below it, ended ones too: a run may be made below one that has ended.
@@ -119,11 +164,37 @@ WITH RECURSIVE below (top, seq, id) AS (
     SELECT below.top, child.seq, child.id FROM below JOIN runs AS child ON child.parent = below.id
 )
 SELECT
-    below.top, runs.id, runs.project, runs.definition, runs.root, runs.parent, runs.state,
-    runs.attempt
+    below.top,
+    runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
+    runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
+    runs.options, runs.key, runs.digest, runs.started_at, runs.finished_at, runs.failure_type,
+    runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
+    attempts.leased_at
 FROM below
 JOIN runs ON runs.seq = below.seq
+LEFT JOIN attempts
+    ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running'
 ORDER BY runs.seq;
+
+-- name: lost_attempts(ids)
+SELECT
+    runs.id, attempts.number, attempts.host, attempts.finished_at, attempts.failure_message
+FROM runs
+JOIN attempts ON attempts.seq = runs.seq
+WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND attempts.state = 'lost'
+ORDER BY attempts.number;
+
+-- name: arguments_of(ids)
+SELECT runs.id, arguments.body
+FROM runs
+JOIN arguments ON arguments.seq = runs.seq
+WHERE runs.id IN (SELECT value FROM json_each(:ids));
+
+-- name: foreseen_results(ids)
+SELECT runs.id, results.result
+FROM runs
+JOIN results ON results.seq = runs.seq
+WHERE runs.id IN (SELECT value FROM json_each(:ids));
 
 -- name: waiters_of(ids)
 SELECT run_id, session FROM waiters WHERE run_id IN (SELECT value FROM json_each(:ids));
@@ -140,11 +211,13 @@ WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND runs.finished_at IS NOT
 
 -- name: insert_runs*!
 INSERT INTO runs (
-    id, project, definition, root, parent, identity, ordinal, asked_for, state, attempt, created_at,
-    finished_at
+    id, project, definition, kind, root, parent, identity, ordinal, key, digest, asked_for, options,
+    state, since, attempt, round, parent_round, failures, losses, created_at, started_at,
+    finished_at, failure_type, failure_message
 ) VALUES (
-    :id, :project, :definition, :root, :parent, :identity, :ordinal, :asked_for, :state, :attempt,
-    :created_at, :finished_at
+    :id, :project, :definition, :kind, :root, :parent, :identity, :ordinal, :key, :digest,
+    :asked_for, :options, :state, :since, :attempt, :round, :parent_round, :failures, :losses,
+    :created_at, :started_at, :finished_at, :failure_type, :failure_message
 );
 
 -- name: insert_arguments*!
@@ -153,68 +226,76 @@ INSERT INTO arguments (seq, body) SELECT seq, :arguments FROM runs WHERE id = :i
 -- name: insert_waiters*!
 INSERT OR IGNORE INTO waiters (run_id, session) VALUES (:run, :session);
 
--- name: start_runs*!
-UPDATE runs SET state = 'running', started_at = coalesce(started_at, :started_at)
-WHERE id = :run AND attempt = :attempt AND finished_at IS NULL;
-
--- name: start_attempts*!
-INSERT INTO attempts (seq, number, worker, host, pid, state, started_at)
-SELECT runs.seq, :attempt, :worker, workers.host, workers.pid, 'running', :started_at
-FROM runs LEFT JOIN workers ON workers.id = :worker
-WHERE runs.id = :run
-ON CONFLICT (seq, number) DO UPDATE SET
-    worker = excluded.worker,
-    host = excluded.host,
-    pid = excluded.pid,
-    started_at = excluded.started_at
-WHERE state = 'running';
-
--- name: finish_runs*!
+-- name: change_runs*!
 UPDATE runs SET
+    definition = :definition,
     state = :state,
-    started_at = coalesce(:started_at, started_at),
+    since = :since,
+    attempt = :attempt,
+    round = :round,
+    parent_round = :parent_round,
+    failures = :failures,
+    losses = :losses,
+    started_at = :started_at,
     finished_at = :finished_at,
     failure_type = :failure_type,
     failure_message = :failure_message
-WHERE id = :run AND attempt = :attempt AND finished_at IS NULL;
+WHERE id = :id AND attempt = :was_attempt AND (finished_at IS NOT NULL) = :had_ended;
 
--- name: insert_results*!
-INSERT INTO results (seq, result, error, failure_traceback)
-SELECT seq, :result, :error, :failure_traceback FROM runs WHERE id = :run;
-
--- name: finish_attempts*!
+-- name: put_attempts*!
 INSERT INTO attempts (
-    seq, number, worker, host, pid, state, started_at, finished_at, failure_type, failure_message
+    seq, number, worker, host, pid, state, started_at, leased_at, finished_at, failure_type,
+    failure_message, failure_traceback
 )
 SELECT
-    runs.seq, :attempt, :worker, workers.host, workers.pid, :state, :started_at, :finished_at,
-    :failure_type, :failure_message
+    runs.seq, :number, :worker, workers.host, workers.pid, :state, :started_at, :leased_at,
+    :finished_at, :failure_type, :failure_message, :failure_traceback
 FROM runs LEFT JOIN workers ON workers.id = :worker
 WHERE runs.id = :run
 ON CONFLICT (seq, number) DO UPDATE SET
-    worker = excluded.worker,
+    worker = coalesce(excluded.worker, worker),
     host = coalesce(excluded.host, host),
     pid = coalesce(excluded.pid, pid),
     state = excluded.state,
-    started_at = excluded.started_at,
+    started_at = coalesce(excluded.started_at, started_at),
+    leased_at = coalesce(excluded.leased_at, leased_at),
     finished_at = excluded.finished_at,
     failure_type = excluded.failure_type,
-    failure_message = excluded.failure_message;
+    failure_message = excluded.failure_message,
+    failure_traceback = excluded.failure_traceback
+WHERE attempts.state = 'running';
 
--- name: end_attempts*!
--- An end that no worker tells ends the attempt that executes; of one that never started there is
--- no row.
-UPDATE attempts SET
-    state = :state,
-    finished_at = :finished_at,
-    failure_type = :failure_type,
-    failure_message = :failure_message
-WHERE seq = (SELECT seq FROM runs WHERE id = :run) AND number = :attempt AND state = 'running';
+-- name: forget_results*!
+DELETE FROM results WHERE seq = (SELECT seq FROM runs WHERE id = :run);
+
+-- name: put_results*!
+INSERT OR REPLACE INTO results (seq, result, error, failure_traceback)
+SELECT seq, :result, :error, :failure_traceback FROM runs WHERE id = :run;
+
+-- timers ------------------------------------------------------------------------------------------
+
+-- name: clear_timers*!
+DELETE FROM timers
+WHERE seq = (SELECT seq FROM runs WHERE id = :run) AND (:kind IS NULL OR kind = :kind);
+
+-- name: set_timers*!
+INSERT OR REPLACE INTO timers (seq, kind, due_at) SELECT seq, :kind, :due_at FROM runs WHERE id = :run;
+
+-- name: next_due()$
+SELECT min(due_at) FROM timers;
+
+-- name: timers_due(now, most)
+SELECT runs.id AS run, timers.kind, timers.due_at
+FROM timers
+JOIN runs ON runs.seq = timers.seq
+WHERE timers.due_at <= :now
+ORDER BY timers.due_at
+LIMIT :most;
 
 -- runs: the outbox --------------------------------------------------------------------------------
 
 -- name: confirm_published*!
-UPDATE runs SET state = 'queued'
+UPDATE runs SET state = 'queued', since = :now
 WHERE id = :run AND attempt = :attempt AND state = 'pending';
 
 -- name: remove_waiters*!
@@ -223,7 +304,8 @@ DELETE FROM waiters WHERE run_id = :run AND session = :session;
 -- name: pending_runs(created_at, seq, most)
 -- The oldest after the place given.
 SELECT
-    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.root, runs.parent, runs.state, runs.attempt,
+    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
+    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.options,
     definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
 FROM runs
 JOIN definitions ON definitions.id = runs.definition
@@ -231,6 +313,17 @@ JOIN arguments ON arguments.seq = runs.seq
 WHERE runs.state = 'pending' AND (runs.created_at, runs.seq) > (:created_at, :seq)
 ORDER BY runs.created_at, runs.seq
 LIMIT :most;
+
+-- name: pending_named(ids)
+SELECT
+    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
+    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.options,
+    definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
+FROM runs
+JOIN definitions ON definitions.id = runs.definition
+JOIN arguments ON arguments.seq = runs.seq
+WHERE runs.state = 'pending' AND runs.id IN (SELECT value FROM json_each(:ids))
+ORDER BY runs.created_at, runs.seq;
 
 -- name: unanswered(run, session, most)
 -- The first after the place given.
@@ -241,9 +334,81 @@ WHERE (waiters.run_id, waiters.session) > (:run, :session) AND runs.finished_at 
 ORDER BY waiters.run_id, waiters.session
 LIMIT :most;
 
--- name: forget_published()!
--- For a broker that went away with all it held.
-UPDATE runs SET state = 'pending' WHERE state IN ('queued', 'running');
+-- name: forget_attempts(now)!
+-- For a broker that went away with all it held, and with all workers: their attempts are over.
+UPDATE attempts SET state = 'returned', finished_at = :now WHERE state = 'running';
+
+-- name: forget_published(now)!
+UPDATE runs SET state = 'pending', since = :now, attempt = attempt + 1
+WHERE state IN ('queued', 'running');
+
+-- name: dismiss_all_workers(now)!
+UPDATE workers SET left_at = :now WHERE left_at IS NULL;
+
+-- runs: what went wrong unheard -------------------------------------------------------------------
+
+-- name: orphans(alive_since, gone, most)
+-- Attempts whose worker left, fell silent, or was found to be gone.
+SELECT runs.id AS run, runs.attempt, attempts.worker
+FROM attempts
+JOIN runs ON runs.seq = attempts.seq AND runs.attempt = attempts.number
+LEFT JOIN workers ON workers.id = attempts.worker
+WHERE
+    attempts.state = 'running'
+    AND (
+        workers.id IS NULL
+        OR workers.left_at IS NOT NULL
+        OR workers.heartbeat_at < :alive_since
+        OR workers.id IN (SELECT value FROM json_each(:gone))
+    )
+LIMIT :most;
+
+-- name: late_holders(heard_since)
+-- Workers with attempts that have missed a heartbeat or two.
+SELECT DISTINCT attempts.worker
+FROM attempts
+JOIN workers ON workers.id = attempts.worker
+WHERE attempts.state = 'running' AND workers.heartbeat_at < :heard_since;
+
+-- name: old_in_queues(before, alive_since)
+-- Definitions with runs that were published a while ago: how many messages there must be of them,
+-- and how many of those the workers that live have.
+SELECT
+    definitions.id, definitions.project, definitions.name, definitions.version,
+    count(*) + (
+        SELECT count(*)
+        FROM attempts
+        JOIN runs AS running ON running.seq = attempts.seq AND running.attempt = attempts.number
+        WHERE
+            attempts.state = 'running'
+            AND attempts.leased_at IS NULL
+            AND running.definition = definitions.id
+    ) AS published,
+    coalesce((
+        SELECT sum(worker_definitions.held)
+        FROM worker_definitions
+        JOIN workers ON workers.id = worker_definitions.worker
+        WHERE
+            worker_definitions.definition = definitions.id
+            AND workers.left_at IS NULL
+            AND workers.heartbeat_at >= :alive_since
+    ), 0) AS held
+FROM runs
+JOIN definitions ON definitions.id = runs.definition
+WHERE runs.state = 'queued' AND runs.since < :before
+GROUP BY definitions.id;
+
+-- name: queued_before(definition, before, most)
+SELECT id AS run, attempt
+FROM runs
+WHERE state = 'queued' AND definition = :definition AND since < :before
+ORDER BY since
+LIMIT :most;
+
+-- name: pending_before(before)$
+SELECT count(*) FROM (
+    SELECT 1 FROM runs WHERE state = 'pending' AND since < :before LIMIT 1
+);
 
 -- runs: listings ----------------------------------------------------------------------------------
 -- Newest first. Each begins with the one condition that has an index in this order; the others only
@@ -272,6 +437,7 @@ SELECT *
 FROM run_rows
 WHERE
     state = :state
+    AND kind != 'step'
     AND created_at >= :since
     AND (:project IS NULL OR project = :project)
     AND (NOT :roots_only OR parent IS NULL)
@@ -288,14 +454,14 @@ LIMIT :most;
 -- name: runs_of_project(project, since, most)
 SELECT *
 FROM run_rows
-WHERE project = :project AND created_at >= :since
+WHERE project = :project AND kind != 'step' AND created_at >= :since
 ORDER BY created_at DESC, seq DESC
 LIMIT :most;
 
 -- name: recent_runs(since, most)
 SELECT *
 FROM run_rows
-WHERE created_at >= :since
+WHERE kind != 'step' AND created_at >= :since
 ORDER BY created_at DESC, seq DESC
 LIMIT :most;
 
@@ -311,3 +477,49 @@ FROM below
 JOIN run_rows ON run_rows.seq = below.seq
 LEFT JOIN results ON results.seq = below.seq
 ORDER BY below.seq;
+
+-- name: attempts_of(runs)
+SELECT
+    runs.id AS run, attempts.number, attempts.state, attempts.worker, attempts.host, attempts.pid,
+    attempts.started_at, attempts.leased_at, attempts.finished_at, attempts.failure_type,
+    attempts.failure_message, attempts.failure_traceback
+FROM runs
+JOIN attempts ON attempts.seq = runs.seq
+WHERE runs.id IN (SELECT value FROM json_each(:runs))
+ORDER BY attempts.seq, attempts.number;
+
+-- runs: explanations ------------------------------------------------------------------------------
+
+-- name: run_row(run)
+SELECT * FROM run_rows WHERE id = :run;
+
+-- name: unended_children(run, most)
+SELECT *
+FROM run_rows
+WHERE parent = :run AND finished_at IS NULL
+ORDER BY seq
+LIMIT :most;
+
+-- name: servers(definition)
+-- The workers that serve it, and those that did, the last heard first.
+SELECT workers.id, workers.host, workers.pid, workers.slots, workers.busy, workers.heartbeat_at,
+    workers.left_at
+FROM worker_definitions
+JOIN workers ON workers.id = worker_definitions.worker
+WHERE worker_definitions.definition = :definition
+ORDER BY workers.heartbeat_at DESC;
+
+-- name: executing(workers)
+-- What these workers execute, by definition.
+SELECT
+    definitions.project || ':' || definitions.name || ':' || definitions.version AS definition,
+    count(*) AS runs
+FROM attempts
+JOIN runs ON runs.seq = attempts.seq AND runs.attempt = attempts.number
+JOIN definitions ON definitions.id = runs.definition
+WHERE
+    attempts.state = 'running'
+    AND runs.kind = 'task'
+    AND attempts.worker IN (SELECT value FROM json_each(:workers))
+GROUP BY runs.definition
+ORDER BY runs DESC;

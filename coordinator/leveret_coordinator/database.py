@@ -108,6 +108,7 @@ class Database:
             for migration in migrations.load():
                 if migration.number > version:
                     await self._migrate(migration)
+            await sql.enforce_references(connection)
             if version == 0 and self._lock is not None:
                 log.info("catalog made", catalog=self.name)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from leveret_broker.messages import (
+    Explain,
     Heartbeat,
     ListDefinitions,
     ListRuns,
@@ -10,17 +11,22 @@ from leveret_broker.messages import (
     Outcomes,
     Reply,
     ShowRun,
+    Stop,
+    Verdict,
 )
 from leveret_coordinator.records import (
+    Attempt,
+    ChangedRun,
     Definition,
-    FinishedAttempt,
+    End,
     NewRun,
     PendingRun,
-    StartedAttempt,
+    Timer,
+    TimerKind,
     Waiter,
 )
 
-Question = ListDefinitions | ListRuns | ShowRun | ListWorkers
+Question = ListDefinitions | ListRuns | ShowRun | ListWorkers | Explain
 """Requests that are answered from the catalog, once the batch is written."""
 
 
@@ -30,6 +36,14 @@ class Answer:
 
     session: str
     reply: Reply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A verdict and the worker that it goes to."""
+
+    worker: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +62,17 @@ class Decision:
 
     definitions: tuple[Definition, ...] = ()
     runs: tuple[NewRun, ...] = ()
+    changed: tuple[ChangedRun, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """As they are now, new or not."""
+    ends: tuple[End, ...] = ()
+    """Results and errors to keep."""
+    reopened: tuple[str, ...] = ()
+    """Runs whose results and errors are no longer theirs."""
+    timers: tuple[Timer, ...] = ()
+    cleared: tuple[tuple[str, TimerKind | None], ...] = ()
+    """Timers that go, by run and kind; `None` for all of a run. Before `timers` are written."""
     waiters: tuple[Waiter, ...] = ()
-    started: tuple[StartedAttempt, ...] = ()
-    finished: tuple[FinishedAttempt, ...] = ()
     heartbeats: tuple[Heartbeat, ...] = ()
     """The latest of each worker."""
     goodbyes: tuple[str, ...] = ()
@@ -58,9 +80,19 @@ class Decision:
     queues: tuple[str, ...] = ()
     """Work queues to declare."""
     invocations: tuple[PendingRun, ...] = ()
+    """Of new runs."""
+    dispatched: tuple[str, ...] = ()
+    """Runs with a new attempt, whose arguments the catalog has."""
+    repeated: tuple[str, ...] = ()
+    """Runs whose attempt is to be published once more."""
     answers: tuple[Answer, ...] = ()
-    cancelled: tuple[str, ...] = ()
-    """Runs that every worker is told to stop."""
+    stops: tuple[Stop, ...] = ()
+    """Attempts that every worker is told to stop."""
+    verdicts: tuple[Judged, ...] = ()
+    joined: tuple[str, ...] = ()
+    """Workers that are told the generation of invocations that they needn't claim."""
+    suspects: tuple[str, ...] = ()
+    """Workers that seem to have lost what they executed."""
     questions: tuple[Question, ...] = ()
     refused: tuple[LateOutcome, ...] = ()
     unknown: tuple[Outcomes, ...] = ()
@@ -73,9 +105,11 @@ class Decision:
             (
                 self.definitions,
                 self.runs,
+                self.changed,
+                self.attempts,
+                self.timers,
+                self.cleared,
                 self.waiters,
-                self.started,
-                self.finished,
                 self.heartbeats,
                 self.goodbyes,
             )

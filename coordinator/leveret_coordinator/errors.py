@@ -48,6 +48,18 @@ class UnknownRun(RequestRefused):
     code: ClassVar[RefusalCode] = "unknown-run"
 
 
+class KeyTaken(RequestRefused):
+    """A key that names a run with other arguments already."""
+
+    code: ClassVar[RefusalCode] = "key-conflict"
+
+
+class WrongState(RequestRefused):
+    """The run is in a state in which this can't be done to it."""
+
+    code: ClassVar[RefusalCode] = "state"
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 

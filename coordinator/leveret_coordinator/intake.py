@@ -8,10 +8,12 @@ from leveret_broker.errors import MalformedMessage
 from leveret_broker.messages import (
     Attach,
     Cancel,
+    Explain,
     Goodbye,
     Heartbeat,
     Outcomes,
     Request,
+    Retry,
     Submit,
 )
 from leveret_broker.transport import Delivery, Outgoing, Transport
@@ -86,6 +88,8 @@ def _ids(message: Arrived) -> list[str]:
             return [message.worker]
         case Submit():
             return [message.session, *(submission.run for submission in message.submissions)]
+        case Retry() | Explain():
+            return [message.session, message.run]
         case Attach() | Cancel():
             return [message.session, *message.runs]
         case _:

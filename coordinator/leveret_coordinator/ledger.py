@@ -5,27 +5,51 @@ decided upon as if those before it had been written already.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from leveret_broker.messages import Finished
+from leveret_broker.identifiers import Kind
+from leveret_broker.messages import AttemptState, Finished, Reply, Stop, Verdict
 from leveret_coordinator import states
+from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome
 from leveret_coordinator.facts import Facts
 from leveret_coordinator.records import (
+    Attempt,
+    ChangedRun,
     Definition,
-    FinishedAttempt,
+    End,
+    LostAttempt,
     NewRun,
+    PendingRun,
     Run,
-    StartedAttempt,
+    Timer,
+    TimerKind,
     Waiter,
+    Worker,
 )
 
 
 class Ledger:
-    """Made for one batch and thrown away with it."""
+    """Made for one batch and thrown away with it.
 
-    def __init__(self, facts: Facts) -> None:
+    `issue` makes a new database id; `chance` a number from 0 to 1, not by itself random.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        now: float,
+        issue: Callable[[Kind], str],
+        chance: Callable[[], float],
+    ) -> None:
+        self.now = now
+        self.issue = issue
+        self.chance = chance
         self.known = facts.known
+        self.workers = facts.workers
+        self.arguments = facts.arguments
         self._definitions = {row.id: row for row in facts.known.definitions}
         self._served = set(facts.served)
         self._runs = {run.id: run for run in facts.runs}
@@ -33,15 +57,28 @@ class Ledger:
         for top, run in facts.below:
             self._below[top][run.id] = None
             self._runs[run.id] = run
+        self._before = dict(self._runs)
         self._waiters: dict[str, dict[str, None]] = defaultdict(dict)
         for waiter in facts.waiters:
             self._waiters[waiter.run][waiter.session] = None
+        self._lost = {run: list(attempts) for run, attempts in facts.lost.items()}
+        self._foreseen = facts.foreseen
         self._ended = {finished.run: finished for finished in facts.ended}
-        self.changed_definitions: dict[str, Definition] = {}
-        self.new_runs: dict[str, NewRun] = {}
-        self.new_waiters: list[Waiter] = []
-        self.started: list[StartedAttempt] = []
-        self.finished: list[FinishedAttempt] = []
+        self._changed_definitions: dict[str, Definition] = {}
+        self._new_runs: dict[str, NewRun] = {}
+        self._new_waiters: list[Waiter] = []
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._ends: dict[str, End] = {}
+        self._reopened: dict[str, None] = {}
+        self._timers: dict[tuple[str, TimerKind], Timer] = {}
+        self._cleared: dict[tuple[str, TimerKind | None], None] = {}
+        self._dispatched: dict[str, None] = {}
+        self._repeated: dict[str, None] = {}
+        self._answers: list[Answer] = []
+        self._stops: dict[str, Stop] = {}
+        self._verdicts: list[Judged] = []
+        self._suspects: dict[str, None] = {}
+        self._refused: list[LateOutcome] = []
 
     # -- definitions --
 
@@ -51,7 +88,7 @@ class Ledger:
     def put_definitions(self, definitions: Iterable[Definition]) -> None:
         for definition in definitions:
             self._definitions[definition.id] = definition
-            self.changed_definitions[definition.id] = definition
+            self._changed_definitions[definition.id] = definition
         self.known = replace(self.known, definitions=tuple(self._definitions.values()))
 
     def is_served(self, definition: str) -> bool:
@@ -71,38 +108,109 @@ class Ledger:
 
     def insert(self, new: NewRun) -> None:
         self._runs[new.run.id] = new.run
-        self.new_runs[new.run.id] = new
-        if new.run.state == "cancelled":
-            self._ended[new.run.id] = Finished(run=new.run.id, state="cancelled")
+        self._new_runs[new.run.id] = new
+
+    def change(self, run: Run, event: states.Event | None = None, **fields: Any) -> Run:
+        """The run with other values, in the state that follows from an event.
+
+        Raises `NoTransition` for an event that can't happen to it.
+        """
+        if event is not None:
+            state = states.after(run.state, event)
+            fields = {"since": self.now, **fields, "state": state}
+        changed = self._runs[run.id] = replace(self._runs[run.id], **fields)
+        return changed
 
     def unended_below(self, top: str) -> list[Run]:
-        """A run to cancel and all below it, those without what has ended."""
+        """A run to stop and all below it, those without what has ended."""
         tree = self._below[top]
         tree.setdefault(top)
-        for new in self.new_runs.values():  # in the order of their insertion: parents first
+        for new in self._new_runs.values():  # in the order of their insertion: parents first
             if new.run.parent in tree:
                 tree[new.run.id] = None
         runs = (self._runs[run] for run in tree if run in self._runs)
         return [run for run in runs if not states.has_ended(run.state)]
 
-    def start(self, started: StartedAttempt) -> None:
-        run = self._runs[started.run]
-        self._runs[run.id] = replace(run, state=states.after(run.state, "started"))
-        self.started.append(started)
+    def end(self, end: End) -> None:
+        """Keep how a run ended and tell those who wait."""
+        self._ends[end.run] = end
+        self._dispatched.pop(end.run, None)
+        self._repeated.pop(end.run, None)
+        told = self._ended[end.run] = end.as_message()
+        for session in self._waiters[end.run]:
+            self.answer(session, told)
 
-    def finish(self, finished: FinishedAttempt) -> None:
-        run = self._runs[finished.run]
-        self._runs[run.id] = replace(run, state=states.after(run.state, finished.state))
-        self._ended[run.id] = finished.as_message()
-        self.finished.append(finished)
+    def foresee(self, end: End) -> None:
+        """Keep how a run will end."""
+        self._ends[end.run] = end
 
-    def pending(self) -> list[NewRun]:
-        """The new runs that the batch leaves to be executed."""
-        return [
-            new
-            for new in self.new_runs.values()
-            if not states.has_ended(self._runs[new.run.id].state)
-        ]
+    def foreseen(self, run: str) -> bytes | None:
+        """The result that a run will end with."""
+        end = self._ends.get(run)
+        return self._foreseen.get(run) if end is None else end.result
+
+    def reopen(self, run: str) -> None:
+        """What it ended with is not its end any more."""
+        self._ended.pop(run, None)
+        self._ends.pop(run, None)
+        self._reopened[run] = None
+
+    def dispatch(self, run: str) -> None:
+        """Publish its attempt once this is written."""
+        self._dispatched[run] = None
+
+    def repeat(self, run: str) -> None:
+        """Publish its attempt once more."""
+        self._repeated[run] = None
+
+    # -- attempts --
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        before = self._attempts.get((attempt.run, attempt.number))
+        if before is not None:
+            attempt = replace(
+                attempt,
+                worker=attempt.worker or before.worker,
+                started_at=attempt.started_at or before.started_at,
+                leased_at=attempt.leased_at or before.leased_at,
+            )
+        self._attempts[attempt.run, attempt.number] = attempt
+
+    def close_attempt(self, run: Run, state: AttemptState) -> None:
+        """The run's attempt executes no more, whatever is told of it later."""
+        told = self._attempts.get((run.id, run.attempt))
+        if run.holder is None or (told is not None and told.state != "running"):
+            return
+        self.put_attempt(
+            Attempt(
+                run=run.id,
+                number=run.attempt,
+                state=state,
+                worker=run.holder.worker,
+                finished_at=self.now,
+            )
+        )
+
+    def note_loss(self, run: str, lost: LostAttempt) -> None:
+        self._lost.setdefault(run, []).append(lost)
+
+    def losses(self, run: str) -> Sequence[LostAttempt]:
+        """Its attempts that were lost, as far as they were looked up."""
+        return self._lost.get(run, ())
+
+    def worker(self, worker: str) -> Worker | None:
+        return self.workers.get(worker)
+
+    # -- timers --
+
+    def set_timer(self, run: str, kind: TimerKind, due_at: float) -> None:
+        self._timers[run, kind] = Timer(run=run, kind=kind, due_at=due_at)
+
+    def clear_timers(self, run: str, kind: TimerKind | None = None) -> None:
+        """Those of a run, or one of them."""
+        self._cleared[run, kind] = None
+        for key in [key for key in self._timers if key[0] == run and kind in (None, key[1])]:
+            del self._timers[key]
 
     # -- waiters --
 
@@ -114,8 +222,68 @@ class Ledger:
         """
         if session not in self._waiters[run] or run in self._ended:
             self._waiters[run][session] = None
-            self.new_waiters.append(Waiter(run=run, session=session))
+            self._new_waiters.append(Waiter(run=run, session=session))
 
-    def waiting(self, run: str) -> list[str]:
-        """The sessions that want to hear how the run ends."""
-        return list(self._waiters[run])
+    # -- messages --
+
+    def answer(self, session: str, reply: Reply) -> None:
+        self._answers.append(Answer(session=session, reply=reply))
+
+    def stop(self, run: str, attempt: int) -> None:
+        """Tell every worker to stop its attempts up to this one."""
+        self._stops[run] = Stop(run=run, attempt=attempt)
+
+    def judge(self, worker: str, verdict: Verdict) -> None:
+        self._verdicts.append(Judged(worker=worker, verdict=verdict))
+
+    def suspect(self, worker: str) -> None:
+        self._suspects[worker] = None
+
+    def refuse(self, run: str, attempt: int, worker: str, reason: str) -> None:
+        self._refused.append(LateOutcome(run=run, attempt=attempt, worker=worker, reason=reason))
+
+    # -- the whole --
+
+    def decision(self) -> Decision:
+        """What the batch amounts to, but for what needs no ledger."""
+        new_runs = [replace(new, run=self._runs[id]) for id, new in self._new_runs.items()]
+        return Decision(
+            definitions=tuple(self._changed_definitions.values()),
+            runs=tuple(new_runs),
+            changed=tuple(self._changed_runs()),
+            attempts=tuple(self._attempts.values()),
+            ends=tuple(end for end in self._ends.values() if end.has_payload),
+            reopened=tuple(self._reopened),
+            timers=tuple(self._timers.values()),
+            cleared=tuple(self._cleared),
+            waiters=tuple(self._new_waiters),
+            invocations=tuple(
+                self._pending(new)
+                for new in new_runs
+                if new.run.state == "pending" and new.run.id not in self._dispatched
+            ),
+            dispatched=self._still_pending(self._dispatched),
+            repeated=self._still_pending(self._repeated),
+            answers=tuple(self._answers),
+            stops=tuple(self._stops.values()),
+            verdicts=tuple(self._verdicts),
+            suspects=tuple(self._suspects),
+            refused=tuple(self._refused),
+        )
+
+    def _still_pending(self, runs: Iterable[str]) -> tuple[str, ...]:
+        return tuple(run for run in runs if self._runs[run].state == "pending")
+
+    def _changed_runs(self) -> Iterable[ChangedRun]:
+        for id, before in self._before.items():
+            run = self._runs[id]
+            if run != before:
+                yield ChangedRun(
+                    run=run,
+                    was_attempt=before.attempt,
+                    had_ended=states.has_ended(before.state),
+                )
+
+    def _pending(self, new: NewRun) -> PendingRun:
+        queue = self.definition(new.run.definition).queue
+        return PendingRun(run=new.run, queue=queue, arguments=new.arguments)

@@ -5,6 +5,7 @@ from typing import Any
 
 from leveret_broker.identifiers import is_database_id, version_order
 from leveret_broker.messages import (
+    AttemptRow,
     DefinitionRecord,
     DefinitionRow,
     ListDefinitions,
@@ -19,13 +20,14 @@ from leveret_broker.messages import (
     WorkerRow,
 )
 from leveret_broker.topology import work_queue_name
-from leveret_coordinator import resolution
-from leveret_coordinator.catalog import Catalog, failure_of
-from leveret_coordinator.decision import Question
+from leveret_coordinator import resolution, rows, submissions
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
+Listing = ListDefinitions | ListRuns | ShowRun | ListWorkers
 
-async def answer(question: Question, catalog: Catalog, *, alive_since: float) -> Reply:
+
+async def answer(question: Listing, catalog: Catalog, *, alive_since: float) -> Reply:
     """The reply, a `Refused` if the question names what does not exist."""
     try:
         match question:
@@ -42,38 +44,40 @@ async def answer(question: Question, catalog: Catalog, *, alive_since: float) ->
 
 
 async def _definitions(question: ListDefinitions, catalog: Catalog, alive_since: float) -> Rows:
-    rows = await catalog.rows("definition_rows", project=question.project, alive_since=alive_since)
-    rows.sort(key=lambda row: (row["project"], row["name"], version_order(row["version"])))
+    found = await catalog.rows("definition_rows", project=question.project, alive_since=alive_since)
+    found.sort(key=lambda row: (row["project"], row["name"], version_order(row["version"])))
     return Rows(
         request=question.request,
         definitions=tuple(
             DefinitionRow(definition=_definition_record(row), workers=row["workers"])
-            for row in rows
+            for row in found
         ),
     )
 
 
 async def _workers(question: ListWorkers, catalog: Catalog, alive_since: float) -> Rows:
-    rows = await catalog.rows("worker_rows", project=question.project, alive_since=alive_since)
-    return Rows(request=question.request, workers=tuple(_worker_row(row) for row in rows))
+    found = await catalog.rows("worker_rows", project=question.project, alive_since=alive_since)
+    return Rows(request=question.request, workers=tuple(_worker_row(row) for row in found))
 
 
 async def _tree(question: ShowRun, catalog: Catalog) -> Tree:
-    rows = await catalog.rows("tree", run=question.run)
-    if not rows:
-        raise UnknownRun(
-            f"There is no run {question.run!r} in this catalog. "
-            "`leveret runs list` shows those that exist."
-        )
+    found = await catalog.rows("tree", run=question.run)
+    if not found:
+        raise UnknownRun(submissions.unknown(question.run))
+    attempts: dict[str, list[AttemptRow]] = {row["id"]: [] for row in found}
+    for row in await catalog.rows("attempts_of", runs=json.dumps(list(attempts))):
+        attempts[row["run"]].append(rows.attempt_message(row))
     return Tree(
         request=question.request,
-        runs=tuple(_run_row(row, row["failure_traceback"]) for row in rows),
+        runs=tuple(
+            run_row(row, row["failure_traceback"], tuple(attempts[row["id"]])) for row in found
+        ),
     )
 
 
 async def _runs(question: ListRuns, catalog: Catalog) -> Rows:
-    rows = await _run_rows(question, catalog)
-    return Rows(request=question.request, runs=tuple(_run_row(row) for row in rows))
+    found = await _run_rows(question, catalog)
+    return Rows(request=question.request, runs=tuple(run_row(row) for row in found))
 
 
 async def _run_rows(question: ListRuns, catalog: Catalog) -> list[Any]:
@@ -135,7 +139,10 @@ def _definition_record(row: Any) -> DefinitionRecord:
     )
 
 
-def _run_row(row: Any, traceback: str | None = None) -> RunRow:
+def run_row(
+    row: Any, traceback: str | None = None, attempts: tuple[AttemptRow, ...] = ()
+) -> RunRow:
+    """A row of the view `run_rows`."""
     return RunRow(
         id=row["id"],
         project=row["project"],
@@ -152,7 +159,10 @@ def _run_row(row: Any, traceback: str | None = None) -> RunRow:
         finished_at=row["finished_at"],
         worker=row["worker"],
         host=row["host"],
-        failure=failure_of(row, traceback),
+        failure=rows.failure_of(row, traceback),
+        key=row["key"],
+        due_at=row["due_at"],
+        attempts=attempts,
     )
 
 

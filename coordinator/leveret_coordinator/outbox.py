@@ -147,10 +147,14 @@ class Outbox:
 class Backlog:
     """One pass over what the catalog remembers and the broker has not confirmed.
 
-    `unsent` goes first: what failed and the catalog doesn't remember.
+    `unsent` goes first: what failed and the catalog doesn't remember. Invocations may have been
+    published before, which they tell.
     """
 
-    def __init__(self, catalog: Catalog, *, page: int, unsent: Sequence[Parcel]) -> None:
+    def __init__(
+        self, catalog: Catalog, *, page: int, unsent: Sequence[Parcel], generation: int
+    ) -> None:
+        self._generation = generation
         self._unsent = unsent
         self._pending = catalog.pending(page=page)
         self._unanswered = catalog.unanswered(page=page)
@@ -164,7 +168,7 @@ class Backlog:
         answers = await anext(self._unanswered, None) or ()
         return [
             *unsent,
-            *map(packing.pack_invocation, pending),
+            *(packing.pack_invocation(each.as_copy(), self._generation) for each in pending),
             *packing.pack_answers(answers),
         ]
 

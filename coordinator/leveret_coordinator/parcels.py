@@ -8,6 +8,7 @@ from leveret_broker.messages import (
     Accepted,
     Cancelled,
     Control,
+    Explanation,
     Failure,
     Finished,
     Invocations,
@@ -18,11 +19,14 @@ from leveret_broker.messages import (
     Replies,
     Reply,
     Rows,
+    Stop,
     Tree,
     Unserved,
+    Verdict,
 )
 from leveret_broker.transport import Outgoing
-from leveret_coordinator.decision import Answer
+from leveret_coordinator.decision import Answer, Judged
+from leveret_coordinator.ending import PAYLOAD_ERROR
 from leveret_coordinator.errors import Invalid
 from leveret_coordinator.records import Confirmed, PendingRun, PublishedAttempt, Waiter
 
@@ -30,13 +34,10 @@ MOST_REPLIES = 200
 """Replies in one message."""
 MOST_PAYLOAD = 256 * 1024
 """Bytes of results and errors in one message, unless a single one is larger."""
-MOST_CANCELLED = 1000
+MOST_CONTROLLED = 1000
 """Runs in one control message."""
 LONGEST_MESSAGE = 1000
 """Characters that are left of a failure's message when all of it was refused."""
-
-PAYLOAD_ERROR = "leveret.errors.PayloadError"
-"""What callers know as the error of a value that can't travel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +57,16 @@ class Parcel:
 # -- packing --------------------------------------------------------------------------------------
 
 
-def pack_invocation(pending: PendingRun) -> Parcel:
+def pack_invocation(pending: PendingRun, generation: int) -> Parcel:
     """One run a message, so that any free worker can take it."""
     run = pending.run
     body = codec.encode(
-        Invocations(project=run.project, definition=run.definition, runs=(pending.as_message(),))
+        Invocations(
+            project=run.project,
+            definition=run.definition,
+            runs=(pending.as_message(),),
+            generation=generation,
+        )
     )
     return Parcel(
         message=Outgoing(body=body, queue=pending.queue, correlation_id=run.id),
@@ -80,18 +86,36 @@ def pack_answers(answers: Iterable[Answer]) -> list[Parcel]:
     ]
 
 
-def pack_cancelled(runs: Sequence[str]) -> list[Parcel]:
+def pack_stops(stops: Sequence[Stop]) -> list[Parcel]:
     """To every worker."""
     return [
         Parcel(
             message=Outgoing(
-                body=codec.encode(Control(cancel=tuple(runs[start : start + MOST_CANCELLED]))),
+                body=codec.encode(Control(stop=tuple(stops[start : start + MOST_CONTROLLED]))),
                 fanout=topology.CONTROL,
                 persistent=False,
             )
         )
-        for start in range(0, len(runs), MOST_CANCELLED)
+        for start in range(0, len(stops), MOST_CONTROLLED)
     ]
+
+
+def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: int) -> list[Parcel]:
+    """To each worker what it asked."""
+    verdicts: dict[str, list[Verdict]] = {worker: [] for worker in joined}
+    for each in judged:
+        verdicts.setdefault(each.worker, []).append(each.verdict)
+    parcels: list[Parcel] = []
+    for worker, mine in verdicts.items():
+        for start in range(0, max(len(mine), 1), MOST_CONTROLLED):
+            control = Control(
+                verdicts=tuple(mine[start : start + MOST_CONTROLLED]),
+                generation=generation if worker in joined else None,
+            )
+            queue = topology.control_queue(worker).name
+            message = Outgoing(body=codec.encode(control), queue=queue, persistent=False)
+            parcels.append(Parcel(message=message))
+    return parcels
 
 
 def pack_unknown(outcomes: Outcomes) -> Parcel:
@@ -168,7 +192,7 @@ def in_place_of(parcel: Parcel, reason: str) -> list[Parcel]:
 
 def _shortened(reply: Reply, reason: str) -> Reply | None:
     match reply:
-        case Tree() | Rows() | Registered() | Cancelled():
+        case Tree() | Rows() | Registered() | Cancelled() | Explanation():
             text = f"The answer is too large for the broker: {reason}."
             return Refused(request=reply.request, code=Invalid.code, message=text)
         case Finished():

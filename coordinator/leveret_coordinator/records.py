@@ -1,10 +1,28 @@
 """What the catalog's rows mean, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from leveret_broker.identifiers import Kind
-from leveret_broker.messages import DefinitionRecord, Ended, Failure, Finished, Invocation, RunState
+from leveret_broker.messages import (
+    AttemptState,
+    DefinitionRecord,
+    Ended,
+    Failure,
+    Finished,
+    Invocation,
+    RunOptions,
+    RunState,
+)
 from leveret_broker.topology import work_queue_name
+
+USUAL = RunOptions()
+"""The options of a run that asks for nothing."""
+
+STEP, STEP_VERSION = "leveret.step", "1"
+"""The definition of a project's steps."""
+
+TimerKind = Literal["retry", "sleep", "total", "queue"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +41,8 @@ class Definition:
     description: str
     registered_at: float
     """Seconds since the Unix epoch."""
+    options: RunOptions | None = None
+    """Of runs that bring none."""
 
     @property
     def queue(self) -> str:
@@ -48,6 +68,16 @@ class Definition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Who executes a run's latest attempt, as far as it was told."""
+
+    worker: str
+    started_at: float
+    leased_at: float | None = None
+    """Since when it holds no delivery of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """A run as far as a decision needs it; payloads stay in the catalog."""
 
@@ -55,11 +85,76 @@ class Run:
     project: str
     definition: str
     """The definition's database id."""
+    kind: Kind
     root: str
     parent: str | None
     state: RunState
-    attempt: int
+    since: float
+    """When it came into this state, in seconds since the Unix epoch, like the other times."""
+    attempt: int = 1
     """The number of the latest attempt; the first is 1."""
+    round: int = 1
+    """Grows with retries, not with losses."""
+    parent_round: int = 1
+    """The round of its parent in which it was opened."""
+    failures: int = 0
+    """Attempts that failed since it was opened."""
+    losses: int = 0
+    """Attempts whose worker was lost since it was opened."""
+    options: RunOptions = USUAL
+    key: str | None = None
+    digest: str | None = None
+    """A hash of the arguments, where they have one."""
+    started_at: float | None = None
+    finished_at: float | None = None
+    failure: Failure | None = None
+    """Of the latest attempt that failed."""
+    holder: Holder | None = None
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether there may be something due for it."""
+        options = self.options
+        return bool(self.state == "waiting" or options.total_timeout or options.queue_timeout)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One try at executing a run."""
+
+    run: str
+    number: int
+    state: AttemptState
+    worker: str | None
+    """`None` if no worker told of it."""
+    started_at: float | None = None
+    leased_at: float | None = None
+    finished_at: float | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostAttempt:
+    """An attempt whose worker or process was lost."""
+
+    number: int
+    host: str | None
+    finished_at: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """A worker as the catalog knows it."""
+
+    id: str
+    host: str
+    pid: int
+    heartbeat_at: float
+    is_alive: bool
+
+    def __str__(self) -> str:
+        return f"{self.id} (process {self.pid} on {self.host})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,34 +176,30 @@ class NewRun:
     """The identifier or name by which the caller meant the definition."""
     arguments: bytes
     created_at: float
-    finished_at: float | None
-    """Set if it is born cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StartedAttempt:
-    """News of an attempt that is executing."""
+class ChangedRun:
+    """A row to change, if it still is at the attempt and has ended or not as it had."""
 
-    run: str
-    attempt: int
-    worker: str
-    started_at: float
+    run: Run
+    was_attempt: int
+    had_ended: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FinishedAttempt:
-    """The end of a run, by one attempt at it or without."""
+class End:
+    """How a run ended, with its payload. For a sleep it is known beforehand."""
 
     run: str
-    attempt: int
     state: Ended
-    finished_at: float
-    started_at: float | None = None
-    worker: str | None = None
-    """`None` if no worker told it: for a cancellation, and for what was never handed to one."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
+
+    @property
+    def has_payload(self) -> bool:
+        return self.result is not None or self.error is not None or self.failure is not None
 
     def as_message(self) -> Finished:
         return Finished(
@@ -121,21 +212,41 @@ class FinishedAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Timer:
+    """Something that is due."""
+
+    run: str
+    kind: TimerKind
+    due_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PendingRun:
     """A run whose invocation is to be published, with all that the invocation carries."""
 
     run: Run
     queue: str
     arguments: bytes
+    again: bool = False
+    """It may have been published before."""
 
     def as_message(self) -> Invocation:
+        run, options = self.run, self.run.options
         return Invocation(
-            run=self.run.id,
-            attempt=self.run.attempt,
-            root=self.run.root,
-            parent=self.run.parent,
+            run=run.id,
+            attempt=run.attempt,
+            root=run.root,
+            parent=run.parent,
             arguments=self.arguments,
+            round=run.round,
+            timeout=options.timeout,
+            announce=options.queue_timeout is not None,
+            again=self.again,
         )
+
+    def as_copy(self) -> "PendingRun":
+        """The same, published once more."""
+        return replace(self, again=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +257,9 @@ class PublishedAttempt:
     attempt: int
 
 
+# -- what the coordinator tells itself ------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedAttempt:
     """An attempt whose invocation the broker refuses, now and at every other try."""
@@ -153,6 +267,26 @@ class RefusedAttempt:
     run: str
     attempt: int
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Orphan:
+    """An attempt whose worker is gone."""
+
+    run: str
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vanished:
+    """An attempt whose invocation seems to have gone from its queue."""
+
+    run: str
+    attempt: int
+
+
+Internal = RefusedAttempt | Orphan | Vanished | Timer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

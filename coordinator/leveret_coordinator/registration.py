@@ -62,6 +62,8 @@ def _check(project: str, spec: DefinitionSpec) -> None:
             check("version", spec.version)
     except InvalidName as error:
         raise Invalid(f"{error}.") from error
+    if spec.kind == "step":
+        raise Invalid(f"{spec.name!r} can't be registered as a step: steps are only recorded.")
     if spec.kind == "task" and spec.version is None:
         raise Invalid(f"The task {spec.name!r} has no version: only workflows are given theirs.")
     if spec.kind == "workflow" and spec.version is not None and not _is_revision(spec.version):
@@ -123,6 +125,7 @@ def _row(
             module=spec.module,
             qualname=spec.qualname,
             description=spec.description,
+            options=spec.options,
         )
     return Definition(
         id=issue(spec.kind),
@@ -134,5 +137,6 @@ def _row(
         module=spec.module,
         qualname=spec.qualname,
         description=spec.description,
+        options=spec.options,
         registered_at=now,
     )

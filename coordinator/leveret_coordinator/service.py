@@ -8,12 +8,14 @@ Rules:
 - What the broker confirmed is written with the next batch, or soon after when there is none. Killed
   before, it is published twice.
 - What is left of earlier days goes out between the batches, a page at a time.
+- What is due, and what went wrong unheard, comes in as messages that the coordinator tells itself.
 - No lone message waits for a timer.
 """
 
 import asyncio
+import random
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,19 +25,29 @@ from leveret_broker import logs, topology
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import TransportError
 from leveret_broker.identifiers import new_id
+from leveret_broker.messages import Explain, Reply
 from leveret_broker.transport import Consumer, Delivery, Transport
-from leveret_coordinator import intake, listings, parcels, predecessor, work_queues
+from leveret_coordinator import (
+    explanations,
+    intake,
+    listings,
+    parcels,
+    predecessor,
+    work_queues,
+)
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
-from leveret_coordinator.decision import Answer, Decision, LateOutcome
+from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.intake import Received
 from leveret_coordinator.outbox import Backlog, Outbox
-from leveret_coordinator.records import Confirmed, RefusedAttempt
+from leveret_coordinator.records import Confirmed, PendingRun, RefusedAttempt
+from leveret_coordinator.recoverer import Recoverer, RecoverySettings
 from leveret_coordinator.statements import Connect
+from leveret_coordinator.timers import Timers
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -48,6 +60,15 @@ class CoordinatorSettings:
 
     worker_silent_after: float = 20.0
     """A worker whose heartbeat is older counts as dead."""
+    worker_gone_after: float = 3.0
+    """So does one that seems to have lost what it executes, when it has not been connected for so
+    long."""
+    look_every: float = 5.0
+    """How often what may have gone wrong unheard is looked for."""
+    vanished_after: float = 15.0
+    """How long an invocation must have been in its queue to be missed there."""
+    stuck_after: float = 30.0
+    """How long a run may wait for its invocation to be published until that is tried again."""
     largest_batch: int = 500
     """Messages in one transaction."""
     largest_batch_bytes: int = 2 * 1024 * 1024
@@ -78,6 +99,7 @@ class CoordinatorService:
         clock: Clock | None = None,
         settings: CoordinatorSettings | None = None,
         connect: Connect = in_a_thread,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
         self._catalog_path = catalog_path
@@ -90,6 +112,11 @@ class CoordinatorService:
         self._confirm = Alarm(self._clock, self._wake.set)
         self._retry = Alarm(self._clock, self._wake.set)
         self._pause_over = Alarm(self._clock, self._wake.set)
+        self._look = Alarm(self._clock, self._wake.set)
+        self._timers = Timers(self._clock, self._wake.set)
+        self._recoverer = Recoverer(transport, self._clock, _recovery(self._settings))
+        self._chance = chance
+        self._generation = 0
         self._inbox: deque[Delivery] = deque()
         self._confirmed = Confirmed()
         self._backlog: Backlog | None = None
@@ -119,8 +146,13 @@ class CoordinatorService:
             await predecessor.wait_gone(
                 self._transport, self._clock, within=self._settings.predecessor_leaves_within
             )
+            # Above all that earlier starts have told a worker.
+            self._generation = await self._catalog.count_start() << 32
             if not self._transport.is_durable:
-                await self._catalog.forget_published()
+                await self._catalog.forget_published(now=self._clock.now())
+            await self._timers.expect_next(self._catalog)
+            self._listen()
+            self._transport.on_reconnect(self._listen)
             for queue in (topology.REQUESTS, topology.OUTCOMES):
                 consumer = await self._transport.consume(
                     queue.name, self._arrived, prefetch=self._settings.prefetch
@@ -160,7 +192,7 @@ class CoordinatorService:
         await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
-        for alarm in (self._confirm, self._retry, self._pause_over):
+        for alarm in (self._confirm, self._retry, self._pause_over, self._look, self._timers):
             alarm.clear()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
@@ -179,6 +211,12 @@ class CoordinatorService:
     def _open_catalog(self) -> Catalog:
         assert self._catalog is not None, "the service was not started"
         return self._catalog
+
+    def _listen(self) -> None:
+        """From now on silence means something."""
+        self._recoverer.listen()
+        self._look.clear()
+        self._look.set(self._recoverer.pause)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -201,6 +239,10 @@ class CoordinatorService:
             self._open_backlog()
         elif self._unpublishable:
             await self._fail_unpublishable()
+        elif self._timers.is_due:
+            await self._fire_timers()
+        elif self._look.is_due:
+            await self._recover()
         elif self._backlog is not None or self._inbox:
             if self._backlog is not None:
                 await self._publish_page(self._backlog)
@@ -267,29 +309,94 @@ class CoordinatorService:
     async def _deal_with(self, messages: Sequence[Message]) -> None:
         """Decide, commit, publish."""
         now = self._clock.now()
-        alive_since = now - self._settings.worker_silent_after
-        facts = await self._open_catalog.load(needs_of(messages), alive_since=alive_since)
-        decision = decide(messages, facts, now=now, version=VERSION, issue=new_id)
+        facts = await self._open_catalog.load(needs_of(messages), alive=self._recoverer.alive)
+        decision = decide(
+            messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
+        )
         await self._write(decision, now)
+        self._timers.note(decision.timers)
+        self._note_workers(decision)
         with self._published_later_on_failure():
-            await self._carry_out(decision, alive_since)
+            await self._carry_out(decision)
         self._count(decision.refused)
 
-    async def _carry_out(self, decision: Decision, alive_since: float) -> None:
+    def _note_workers(self, decision: Decision) -> None:
+        self._recoverer.welcome(decision.joined)
+        if decision.joined:
+            self._generation += 1
+        if decision.suspects:
+            self._recoverer.suspect(decision.suspects)
+            self._look.clear()
+            self._look.set(self._recoverer.pause)
+
+    async def _carry_out(self, decision: Decision) -> None:
         """Publish what was decided and is committed."""
         await work_queues.declare(self._transport, decision.queues)
         answers = [*decision.answers]
         for question in decision.questions:
-            reply = await listings.answer(question, self._open_catalog, alive_since=alive_since)
+            reply = await self._reply(question)
             answers.append(Answer(session=question.session, reply=reply))
+        pending = await self._pending(decision)
         await self._send(
             [
-                *map(parcels.pack_invocation, decision.invocations),
-                *parcels.pack_cancelled(decision.cancelled),
+                *parcels.pack_stops(decision.stops),
+                *(parcels.pack_invocation(each, self._generation) for each in pending),
+                *parcels.pack_control(decision.verdicts, decision.joined, self._generation),
                 *parcels.pack_answers(answers),
                 *map(parcels.pack_unknown, decision.unknown),
             ]
         )
+
+    async def _pending(self, decision: Decision) -> list[PendingRun]:
+        """What is to be handed to workers: new runs, new attempts, and copies of what vanished."""
+        pending = list(decision.invocations)
+        if decision.dispatched:
+            pending += await self._open_catalog.pending_named(decision.dispatched)
+        if decision.repeated:
+            copies = await self._open_catalog.pending_named(decision.repeated)
+            pending += [copy.as_copy() for copy in copies]
+        return pending
+
+    async def _reply(self, question: Question) -> Reply:
+        catalog, alive_since = self._open_catalog, self._recoverer.alive.since
+        alive_since = max(alive_since, self._clock.now() - self._settings.worker_silent_after)
+        if isinstance(question, Explain):
+            return await explanations.answer(
+                question,
+                catalog,
+                self._transport,
+                now=self._clock.now(),
+                alive_since=alive_since,
+            )
+        return await listings.answer(question, catalog, alive_since=alive_since)
+
+    # -- what the coordinator notices by itself ---------------------------------------------------
+
+    async def _fire_timers(self) -> None:
+        """Do what is due."""
+        try:
+            if due := await self._timers.due(self._open_catalog):
+                await self._deal_with(due)
+        finally:
+            await self._timers.expect_next(self._open_catalog)
+
+    async def _recover(self) -> None:
+        """Look for what went wrong unheard, and mend it."""
+        self._look.clear()
+        try:
+            if not self._inbox:
+                found = await self._recoverer.look(self._open_catalog)
+                for start in range(0, len(found), self._settings.largest_batch):
+                    await self._deal_with(found[start : start + self._settings.largest_batch])
+                await self._publish_what_is_stuck()
+        finally:
+            self._look.set(self._recoverer.pause)
+
+    async def _publish_what_is_stuck(self) -> None:
+        before = self._clock.now() - self._settings.stuck_after
+        is_under_way = self._backlog is not None or self._retry.is_set
+        if not is_under_way and await self._open_catalog.has_pending(before=before):
+            self._open_backlog()
 
     async def _write(self, decision: Decision, now: float) -> None:
         """Commit the decision, with what was confirmed since the last time."""
@@ -344,7 +451,7 @@ class CoordinatorService:
 
     async def _write_confirmed(self) -> None:
         if self._confirmed:
-            await self._open_catalog.confirm(self._confirmed)
+            await self._open_catalog.confirm(self._confirmed, now=self._clock.now())
         self._forget_confirmed()
 
     def _forget_confirmed(self) -> None:
@@ -375,7 +482,10 @@ class CoordinatorService:
         """Begin a pass over all that is to be published again."""
         self._retry.clear()
         self._backlog = Backlog(
-            self._open_catalog, page=self._settings.page, unsent=self._outbox.take_unsent()
+            self._open_catalog,
+            page=self._settings.page,
+            unsent=self._outbox.take_unsent(),
+            generation=self._generation,
         )
 
     async def _close_backlog(self) -> None:
@@ -388,3 +498,13 @@ class CoordinatorService:
         refused, self._unpublishable = self._unpublishable, []
         with self._published_later_on_failure():
             await self._deal_with(refused)
+
+
+def _recovery(settings: CoordinatorSettings) -> RecoverySettings:
+    return RecoverySettings(
+        worker_silent_after=settings.worker_silent_after,
+        worker_gone_after=settings.worker_gone_after,
+        worker_late_after=settings.worker_silent_after * 0.4,
+        look_every=settings.look_every,
+        vanished_after=settings.vanished_after,
+    )

@@ -9,7 +9,17 @@ from typing import Literal, TypeGuard, get_args
 from leveret_broker.messages import Ended, RunState
 from leveret_coordinator.errors import NoTransition
 
-Event = Literal["published", "started", "succeeded", "failed", "cancelled", "forgotten"]
+Event = Literal[
+    "published",
+    "started",
+    "delayed",
+    "parked",
+    "requeued",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "reopened",
+]
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 ENDED: tuple[Ended, ...] = get_args(Ended)
@@ -18,7 +28,9 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 MEANING: dict[RunState, str] = {
     "pending": "accepted and kept; its invocation is not yet confirmed as published",
     "queued": "its invocation waits in the queue of its definition",
-    "running": "a worker has told that it executes it",
+    "running": "a worker has told that it executes it, and answers for it",
+    "waiting": "a time is to come: that of the next retry, or the end of a sleep",
+    "parked": "its retries are used up; it is kept until somebody resumes or cancels it",
     "succeeded": "ended with a result",
     "failed": "ended with an error",
     "cancelled": "stopped by somebody before it ended by itself",
@@ -26,42 +38,44 @@ MEANING: dict[RunState, str] = {
 
 CAUSE: dict[Event, str] = {
     "published": "the broker confirmed the invocation",
-    "started": "a worker tells that it executes the attempt",
-    "succeeded": "a worker tells the attempt's result",
-    "failed": "a worker tells the attempt's error, or the broker refuses the invocation",
+    "started": "a worker tells that it executes the attempt, or is allowed to",
+    "delayed": "the attempt failed and is to be tried again later",
+    "parked": "the attempt failed, and no more are allowed until a person has looked",
+    "requeued": "a new attempt is made: it is due, or a worker was lost or gave the run back; "
+    "or the same invocation is published again, because it vanished",
+    "succeeded": "a worker tells the attempt's result, or a sleep is over",
+    "failed": "a worker tells an error that is not to be tried again, a timeout of the whole run "
+    "passes, or the broker refuses the invocation",
     "cancelled": "somebody cancelled the run or a run above it",
-    "forgotten": "the broker that held the invocation went away with all it held",
+    "reopened": "somebody retries or resumes it, or its parent calls it again in a later round",
 }
+
+_ACTIVE: tuple[RunState, ...] = ("pending", "queued", "running")
 
 TRANSITIONS: dict[tuple[RunState, Event], RunState] = {
     ("pending", "published"): "queued",
-    ("pending", "started"): "running",
-    ("pending", "succeeded"): "succeeded",
-    ("pending", "failed"): "failed",
-    ("pending", "cancelled"): "cancelled",
-    ("pending", "forgotten"): "pending",
     ("queued", "published"): "queued",
-    ("queued", "started"): "running",
-    ("queued", "succeeded"): "succeeded",
-    ("queued", "failed"): "failed",
-    ("queued", "cancelled"): "cancelled",
-    ("queued", "forgotten"): "pending",
     ("running", "published"): "running",
-    ("running", "started"): "running",
-    ("running", "succeeded"): "succeeded",
-    ("running", "failed"): "failed",
-    ("running", "cancelled"): "cancelled",
-    ("running", "forgotten"): "pending",
-    # A confirmation is written after the publication, so the run may have ended meanwhile.
-    ("succeeded", "published"): "succeeded",
-    ("failed", "published"): "failed",
-    ("cancelled", "published"): "cancelled",
+    **{(state, "started"): "running" for state in _ACTIVE},
+    **{(state, "delayed"): "waiting" for state in _ACTIVE},
+    **{(state, "parked"): "parked" for state in _ACTIVE},
+    **{(state, "requeued"): "pending" for state in (*_ACTIVE, "waiting")},
+    **{(state, "succeeded"): "succeeded" for state in (*_ACTIVE, "waiting")},
+    **{(state, "failed"): "failed" for state in (*_ACTIVE, "waiting", "parked")},
+    **{(state, "cancelled"): "cancelled" for state in (*_ACTIVE, "waiting", "parked")},
+    **{(state, "reopened"): "pending" for state in ("parked", "failed", "cancelled")},
+    # A confirmation is written after the publication, so more may have happened meanwhile.
+    **{
+        (state, "published"): state
+        for state in ("waiting", "parked", "succeeded", "failed", "cancelled")
+    },
 }
-"""What is not here can't happen: above all, nothing leads out of a state in which a run ended."""
+"""What is not here can't happen. A run that ended is left only by `reopened`, which makes a new
+attempt: news of the old one are refused."""
 
 
 def has_ended(state: RunState) -> TypeGuard[Ended]:
-    """Whether nothing can change it any more."""
+    """Whether it has a result or an error, which all who wait are told."""
     return state in ENDED
 
 
@@ -120,7 +134,7 @@ def page() -> str:
             "|---|---|",
             *(f"| {event} | {CAUSE[event]} |" for event in EVENTS),
             "",
-            "A run ends once. Events that are refused, and counted, because it has ended:",
+            "A run ends once in each of its lives. Events that are refused because it has ended:",
             "",
             *refused,
             "",

@@ -5,24 +5,29 @@ import itertools
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
     DefinitionSpec,
-    Ended,
+    AttemptEnd,
+    Claim,
     Failure,
     Heartbeat,
     Outcome,
     Outcomes,
     Register,
+    RunOptions,
     Started,
     Submission,
     Submit,
     Target,
 )
-from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.catalog import Catalog, Liveness
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.records import Confirmed, Definition, PublishedAttempt
 
 NOW = 1_000_000.0
+FAILURE = Failure(
+    type="ValueError", message="no", traceback="tb", kinds=("ValueError", "Exception")
+)
 _numbers = itertools.count(1)
 
 
@@ -84,6 +89,10 @@ def submission(
     project: str | None = None,
     acknowledge: bool = False,
     arguments: bytes = b"arguments",
+    options: RunOptions | None = None,
+    round: int = 1,
+    key: str | None = None,
+    digest: str | None = None,
 ) -> Submission:
     return Submission(
         run=run,
@@ -92,6 +101,10 @@ def submission(
         arguments=arguments,
         parent=parent,
         acknowledge=acknowledge,
+        options=options,
+        round=round,
+        key=key,
+        digest=digest,
     )
 
 
@@ -100,7 +113,7 @@ def submit(*submissions: Submission, session: str = "s") -> Submit:
 
 
 def outcome(
-    run: str, state: Ended = "succeeded", *, attempt: int = 1, result: bytes = b"result"
+    run: str, state: AttemptEnd = "succeeded", *, attempt: int = 1, result: bytes = b"result"
 ) -> Outcome:
     has_result = state == "succeeded"
     return Outcome(
@@ -109,7 +122,7 @@ def outcome(
         state=state,
         result=result if has_result else None,
         error=None if has_result else b"error",
-        failure=None if has_result else Failure(type="ValueError", message="no", traceback="tb"),
+        failure=None if has_result else FAILURE,
         started_at=NOW,
         finished_at=NOW + 1,
     )
@@ -119,10 +132,21 @@ def outcomes(*told: Outcome, worker: str = "w") -> Outcomes:
     return Outcomes(worker=worker, outcomes=told)
 
 
-def started(run: str, *, attempt: int = 1, worker: str = "w") -> Outcomes:
-    return Outcomes(
-        worker=worker, started=(Started(run=run, attempt=attempt, started_at=NOW + 0.5),)
-    )
+def started(run: str, *, attempt: int = 1, worker: str = "w", leased: bool = False) -> Outcomes:
+    news = Started(run=run, attempt=attempt, started_at=NOW + 0.5, leased=leased)
+    return Outcomes(worker=worker, started=(news,))
+
+
+def claim(
+    run: str,
+    *,
+    attempt: int = 1,
+    worker: str = "w",
+    handed_out: bool = True,
+    executing: bool = False,
+) -> Outcomes:
+    claim = Claim(run=run, attempt=attempt, handed_out=handed_out, executing=executing)
+    return Outcomes(worker=worker, claims=(claim,))
 
 
 def heartbeat(*definitions: str, worker: str = "w", project: str = "p") -> Heartbeat:
@@ -144,7 +168,7 @@ def published(run: str, attempt: int = 1) -> PublishedAttempt:
 
 async def apply(catalog: Catalog, *messages: Message, now: float = NOW) -> Decision:
     """Load, decide and write, as the service does for a batch."""
-    facts = await catalog.load(needs_of(messages), alive_since=now - 20)
-    decision = decide(messages, facts, now=now, version="0", issue=issue)
+    facts = await catalog.load(needs_of(messages), alive=Liveness(since=now - 20))
+    decision = decide(messages, facts, now=now, version="0", issue=issue, chance=lambda: 0.0)
     await catalog.write(decision, Confirmed(), now=now)
     return decision

@@ -1,0 +1,135 @@
+"""What workers tell of attempts: that one executes, and how one ended. Pure.
+
+News of an attempt that is not the run's latest are refused: somebody else was given the run, or it
+has ended. The worker is told to stop.
+"""
+
+from leveret_broker.messages import Outcome, Outcomes, Started, Verdict
+from leveret_coordinator import ending, opening, states
+from leveret_coordinator.ledger import Ledger
+from leveret_coordinator.records import Attempt, Holder, Run
+
+
+def take(message: Outcomes, ledger: Ledger) -> Outcomes | None:
+    """Take it all in. Returns what is about runs that are not in this catalog."""
+    for started in message.started:
+        _started(started, message.worker, ledger)
+    for outcome in message.outcomes:
+        _ended(outcome, message.worker, ledger)
+    unknown = tuple(told for told in message.outcomes if ledger.run(told.run) is None)
+    return Outcomes(worker=message.worker, outcomes=unknown) if unknown else None
+
+
+def _started(started: Started, worker: str, ledger: Ledger) -> None:
+    run = _current(started, "started", worker, ledger)
+    if run is None:
+        return
+    if run.holder is not None and run.holder.worker != worker:
+        _refuse(started, worker, f"{run.holder.worker} executes it", ledger)
+        return
+    hold(
+        run,
+        worker,
+        ledger,
+        started_at=started.started_at,
+        leased_at=ledger.now if started.leased else None,
+    )
+
+
+def hold(
+    run: Run, worker: str, ledger: Ledger, *, started_at: float, leased_at: float | None = None
+) -> None:
+    """A worker executes the run's latest attempt, and answers for it."""
+    if run.options.queue_timeout is not None:
+        ledger.clear_timers(run.id, "queue")
+    if run.holder is not None:
+        started_at = run.holder.started_at
+        leased_at = leased_at or run.holder.leased_at
+    ledger.change(
+        run,
+        "started",
+        since=run.since if run.state == "running" else ledger.now,
+        started_at=run.started_at or started_at,
+        holder=Holder(worker=worker, started_at=started_at, leased_at=leased_at),
+    )
+    ledger.put_attempt(
+        Attempt(
+            run=run.id,
+            number=run.attempt,
+            state="running",
+            worker=worker,
+            started_at=started_at,
+            leased_at=leased_at,
+        )
+    )
+
+
+def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
+    event = _EVENTS[outcome.state]
+    run = _current(outcome, event, worker, ledger)
+    if run is None:
+        return
+    ledger.put_attempt(
+        Attempt(
+            run=run.id,
+            number=run.attempt,
+            state=outcome.state,
+            worker=worker,
+            started_at=outcome.started_at,
+            finished_at=outcome.finished_at,
+            failure=outcome.failure,
+        )
+    )
+    run = ledger.change(run, started_at=run.started_at or outcome.started_at)
+    match outcome.state:
+        case "succeeded":
+            ending.end(
+                run, "succeeded", ledger, result=outcome.result, finished_at=outcome.finished_at
+            )
+        case "failed" | "timed-out":
+            failure = outcome.failure or ending.failure_of("unknown", "the worker told no failure")
+            ending.fail(run, failure, ledger, error=outcome.error)
+        case "lost":
+            _lost(run, outcome, worker, ledger)
+        case "returned":
+            opening.requeue(run, ledger)
+
+
+def _lost(run: Run, outcome: Outcome, worker: str, ledger: Ledger) -> None:
+    told = ledger.worker(worker)
+    reason = outcome.failure.message if outcome.failure else "the process that executed it died"
+    if ending.lose(run, reason, ledger, host=told.host if told else None):
+        opening.requeue(ledger.run(run.id) or run, ledger)
+
+
+_EVENTS: dict[str, states.Event] = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "timed-out": "failed",
+    "lost": "requeued",
+    "returned": "requeued",
+}
+
+
+def _current(
+    news: Outcome | Started, event: states.Event, worker: str, ledger: Ledger
+) -> Run | None:
+    """The run, if this is news of its latest attempt, and it is still to end."""
+    run = ledger.run(news.run)
+    if run is None:
+        _refuse(news, worker, "no such run", ledger)
+    elif run.attempt != news.attempt:
+        _refuse(news, worker, f"the attempt is {run.attempt}", ledger)
+    elif run.state not in ("pending", "queued", "running"):
+        _refuse(news, worker, f"the run is {run.state}", ledger)
+    else:
+        assert states.allows(run.state, event)
+        return run
+    return None
+
+
+def _refuse(news: Outcome | Started, worker: str, reason: str, ledger: Ledger) -> None:
+    ledger.refuse(news.run, news.attempt, worker, reason)
+    if isinstance(news, Started):
+        verdict = Verdict(run=news.run, attempt=news.attempt, granted=None)
+        ledger.judge(worker, verdict)

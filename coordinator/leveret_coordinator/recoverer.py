@@ -1,0 +1,151 @@
+"""Looks for what went wrong unheard: workers that are gone, invocations that vanished.
+
+Silence counts only while this coordinator listens, and only once it has heard all there is to hear:
+a heartbeat may wait behind a thousand submissions. Three signs tell that a worker is gone, and make
+its attempts orphans: it said goodbye, its heartbeat is old, or nobody consumes its control queue
+for a while. The last is quicker, and is looked at when there is a reason to suspect.
+
+A queue that lost messages has fewer of them, with what its workers hold, than the catalog says.
+What was published long ago is then published again, as a copy that is claimed before it is started:
+if nothing was lost after all, nothing is executed twice.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from leveret_broker import logs, topology
+from leveret_broker.clock import Clock
+from leveret_broker.errors import TransportError
+from leveret_broker.transport import Transport
+from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.records import Orphan, Vanished
+
+log = logs.get_logger("leveret.coordinator")
+
+MOST = 500
+"""Orphans, or vanished invocations of a queue, that one look deals with."""
+MOST_GONE = 1000
+"""Workers that are remembered as gone; after a while their silence says the same."""
+LOOK_AGAIN_AFTER = 1.0
+"""Seconds to the next look while something is suspected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoverySettings:
+    """Times are seconds."""
+
+    worker_silent_after: float = 20.0
+    """A worker whose heartbeat is older counts as dead."""
+    worker_late_after: float = 8.0
+    """A worker whose heartbeat is older is suspected."""
+    worker_gone_after: float = 3.0
+    """How long nobody consumes a suspect's control queue until it counts as dead."""
+    look_every: float = 5.0
+    vanished_after: float = 15.0
+    """How long an invocation must have been in its queue to be counted."""
+
+
+class Recoverer:
+    """What this coordinator suspects. The catalog has what it knows."""
+
+    def __init__(self, transport: Transport, clock: Clock, settings: RecoverySettings) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._settings = settings
+        self._listening_since = clock.now()
+        self._suspects: dict[str, float | None] = {}
+        """Since when nobody consumes their control queue, as far as it was looked at."""
+        self._gone: dict[str, None] = {}
+        self._short: set[str] = set()
+        """Definitions whose queues had too few messages at the last look."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        return LOOK_AGAIN_AFTER if self._suspects or self._short else self._settings.look_every
+
+    @property
+    def alive(self) -> Liveness:
+        """Who counts as alive now: everybody until there was time to hear of all."""
+        now, silent_after = self._clock.now(), self._settings.worker_silent_after
+        has_listened = now - self._listening_since >= silent_after
+        since = now - silent_after if has_listened else float("-inf")
+        return Liveness(since=since, gone=tuple(self._gone))
+
+    def listen(self) -> None:
+        """The connection was away: silence counts from now on."""
+        self._listening_since = self._clock.now()
+        self._suspects = dict.fromkeys(self._suspects)
+
+    def suspect(self, workers: Iterable[str]) -> None:
+        for worker in workers:
+            if worker not in self._gone:
+                self._suspects.setdefault(worker, None)
+
+    def welcome(self, workers: Iterable[str]) -> None:
+        """They are here, whatever was thought of them."""
+        for worker in workers:
+            self._suspects.pop(worker, None)
+            self._gone.pop(worker, None)
+
+    async def look(self, catalog: Catalog) -> list[Orphan | Vanished]:
+        """What is to be mended. Nothing if the broker can't be asked."""
+        try:
+            if not await self._has_heard_all():
+                return []
+            await self._look_at_suspects(catalog)
+            return [*await self._orphans(catalog), *await self._vanished(catalog)]
+        except TransportError as error:
+            log.info("can't look after runs now", reason=str(error))
+            return []
+
+    async def _has_heard_all(self) -> bool:
+        for queue in (topology.REQUESTS, topology.OUTCOMES):
+            status = await self._transport.inspect(queue.name)
+            if status is None or status.messages:
+                return False
+        return True
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    async def _look_at_suspects(self, catalog: Catalog) -> None:
+        now, late_after = self._clock.now(), self._settings.worker_late_after
+        if now - self._listening_since >= late_after:
+            self.suspect(await catalog.late_holders(heard_since=now - late_after))
+        for worker, missing_since in list(self._suspects.items()):
+            status = await self._transport.inspect(topology.control_queue(worker).name)
+            if status is not None and status.consumers:
+                del self._suspects[worker]
+            elif missing_since is None:
+                self._suspects[worker] = now
+            elif now - missing_since >= self._settings.worker_gone_after:
+                del self._suspects[worker]
+                self._gone[worker] = None
+                if len(self._gone) > MOST_GONE:
+                    del self._gone[next(iter(self._gone))]
+                log.warning("worker is gone", worker=worker)
+
+    async def _orphans(self, catalog: Catalog) -> list[Orphan]:
+        orphans = await catalog.orphans(self.alive, most=MOST)
+        for worker in dict.fromkeys(orphan.worker for orphan in orphans):
+            log.warning("attempts of a lost worker are given to others", worker=worker)
+        return orphans
+
+    # -- invocations ------------------------------------------------------------------------------
+
+    async def _vanished(self, catalog: Catalog) -> list[Vanished]:
+        before = self._clock.now() - self._settings.vanished_after
+        short: set[str] = set()
+        vanished: list[Vanished] = []
+        for count in await catalog.old_in_queues(before=before, alive_since=self.alive.since):
+            status = await self._transport.inspect(count.queue)
+            ready = 0 if status is None else status.messages
+            if count.published <= ready + count.held:
+                continue
+            if count.definition in self._short:  # twice in a row: not only on its way
+                log.warning("invocations vanished and are published again", queue=count.queue)
+                vanished += await catalog.queued_before(count.definition, before=before, most=MOST)
+            else:
+                short.add(count.definition)
+        self._short = short
+        return vanished

@@ -1,0 +1,236 @@
+"""Runs that are asked for: made, found, opened again, or refused. Pure.
+
+A submission that comes again finds the run that it made, whatever became of it: that is how a
+workflow goes on after a crash. What failed is executed again only for a later round of its parent.
+"""
+
+from leveret_broker.identifiers import is_database_id
+from leveret_broker.messages import (
+    Accepted,
+    Attach,
+    Ended,
+    Recorded,
+    Rejected,
+    Submission,
+    Submit,
+    Unserved,
+)
+from leveret_coordinator import opening, resolution, states
+from leveret_coordinator.errors import Invalid, KeyTaken, RequestRefused, UnknownRun
+from leveret_coordinator.ledger import Ledger
+from leveret_coordinator.records import (
+    STEP,
+    STEP_VERSION,
+    USUAL,
+    Definition,
+    End,
+    NewRun,
+    Run,
+)
+
+
+def submit(message: Submit, ledger: Ledger) -> None:
+    """Make or find each of the runs, and tell the session what it wants to hear of them."""
+    for submission in message.submissions:
+        try:
+            run = _found_or_made(submission, ledger)
+        except RequestRefused as refusal:
+            ledger.answer(message.session, _rejected(submission.run, refusal, ledger))
+        else:
+            _tell(run, submission, message.session, ledger)
+
+
+def attach(message: Attach, ledger: Ledger) -> None:
+    """Tell the session how the runs end."""
+    for run in message.runs:
+        if ledger.run(run) is None:
+            ledger.answer(message.session, _rejected(run, UnknownRun(unknown(run)), ledger))
+        else:
+            _tell_end(run, message.session, ledger)
+
+
+def unknown(run: str) -> str:
+    """What is told of a run that does not exist."""
+    return f"There is no run {run!r} in this catalog. `leveret runs list` shows those that exist."
+
+
+def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
+    run = ledger.run(submission.run)
+    if run is None:
+        return _made(submission, ledger)
+    _check_key(run, submission)
+    if _is_for_a_new_round(run, submission):
+        return opening.reopen(run, ledger, parent_round=submission.round)
+    return run
+
+
+def _check_key(run: Run, submission: Submission) -> None:
+    if submission.key is None or None in (run.digest, submission.digest):
+        return
+    if run.digest != submission.digest:
+        raise KeyTaken(
+            f"The key {submission.key!r} belongs to the run {run.id}, which has other arguments. "
+            "Use another key, or the same arguments."
+        )
+
+
+def _is_for_a_new_round(run: Run, submission: Submission) -> bool:
+    return (
+        submission.parent is not None
+        and run.state in ("failed", "cancelled")
+        and run.parent_round < submission.round
+    )
+
+
+def _tell(run: Run, submission: Submission, session: str, ledger: Ledger) -> None:
+    definition = ledger.definition(run.definition)
+    if submission.acknowledge:
+        ledger.answer(session, Accepted(run=run.id, definition=definition.as_message()))
+    _tell_end(run.id, session, ledger)
+    if run.state in ("pending", "queued") and not ledger.is_served(definition.id):
+        ledger.answer(session, Unserved(run=run.id, queue=definition.queue))
+
+
+def _tell_end(run: str, session: str, ledger: Ledger) -> None:
+    """Tell how the run ended, or tell it later.
+
+    A note is made either way: it goes when the broker has confirmed the answer.
+    """
+    ended = ledger.ended(run)
+    if ended is not None:
+        ledger.answer(session, ended)
+    ledger.wait(run, session)
+
+
+# -- new ones -------------------------------------------------------------------------------------
+
+
+def _made(submission: Submission, ledger: Ledger) -> Run:
+    if not (submission.run.startswith("run_") and is_database_id(submission.run)):
+        raise Invalid(f"{submission.run!r} is not the id of a run.")
+    parent = _parent(submission, ledger)
+    if submission.recorded is not None:
+        return _recorded(submission, submission.recorded, parent, ledger)
+    definition = resolution.resolve_target(
+        submission.target,
+        project=parent.project if parent else submission.project,
+        known=ledger.known,
+    )
+    if definition.kind == "step":
+        raise Invalid(f"{submission.target.identifier!r} is no task or workflow.")
+    run = _inserted(submission, definition, parent, ledger)
+    if parent is not None and states.has_ended(parent.state):
+        # Nobody waits for it: what its parent left behind when it ended, or a second copy of it.
+        run = ledger.change(run, "cancelled", finished_at=ledger.now)
+        ledger.end(End(run=run.id, state="cancelled"))
+        return run
+    opening.start_clocks(run, ledger)
+    return run
+
+
+def _parent(submission: Submission, ledger: Ledger) -> Run | None:
+    if submission.parent is None:
+        return None
+    parent = ledger.run(submission.parent)
+    if parent is None:
+        raise UnknownRun(
+            f"The run {submission.parent!r}, which is to be the parent of {submission.run!r}, "
+            "is not in this catalog."
+        )
+    if parent.losses and parent.kind == "workflow":
+        ledger.change(parent, losses=0)  # it came further than before it was lost
+    return parent
+
+
+def _inserted(
+    submission: Submission, definition: Definition, parent: Run | None, ledger: Ledger
+) -> Run:
+    run = Run(
+        id=submission.run,
+        project=definition.project,
+        definition=definition.id,
+        kind=definition.kind,
+        root=parent.root if parent else submission.run,
+        parent=parent.id if parent else None,
+        state="pending",
+        since=ledger.now,
+        parent_round=submission.round,
+        options=submission.options or definition.options or USUAL,
+        key=submission.key,
+        digest=submission.digest,
+    )
+    ledger.insert(
+        NewRun(
+            run=run,
+            identity=submission.identity,
+            ordinal=submission.ordinal,
+            asked_for=_asked_for(submission),
+            arguments=submission.arguments,
+            created_at=ledger.now,
+        )
+    )
+    return run
+
+
+def _asked_for(submission: Submission) -> str:
+    target = submission.target
+    if submission.recorded is not None:
+        return submission.recorded.name
+    if target.identifier is not None:
+        return target.identifier
+    return f"{target.name}:{target.version}" if target.version else f"{target.name}"
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+
+def _recorded(
+    submission: Submission, recorded: Recorded, parent: Run | None, ledger: Ledger
+) -> Run:
+    """The row of a step: it has ended already, or does when it is due."""
+    if parent is None:
+        raise Invalid(f"The step {recorded.name!r} belongs to no run.")
+    run = _inserted(submission, _step_definition(parent.project, ledger), parent, ledger)
+    state: Ended = "succeeded" if recorded.failure is None else "failed"
+    end = End(
+        run=run.id,
+        state=state,
+        result=recorded.result,
+        error=recorded.error,
+        failure=recorded.failure,
+    )
+    if states.has_ended(parent.state):
+        end = End(run=run.id, state="cancelled")
+    elif recorded.delay is not None:
+        run = ledger.change(run, "delayed")
+        ledger.foresee(end)
+        ledger.set_timer(run.id, "sleep", ledger.now + recorded.delay)
+        return run
+    run = ledger.change(run, end.state, finished_at=ledger.now, failure=end.failure)
+    ledger.end(end)
+    return run
+
+
+def _step_definition(project: str, ledger: Ledger) -> Definition:
+    for definition in ledger.known.definitions:
+        if definition.project == project and definition.name == STEP:
+            return definition
+    made = Definition(
+        id=ledger.issue("step"),
+        project=project,
+        kind="step",
+        name=STEP,
+        version=STEP_VERSION,
+        fingerprint="",
+        module="leveret",
+        qualname="step",
+        description="What `leveret.step` recorded",
+        registered_at=ledger.now,
+    )
+    ledger.put_definitions([made])
+    return made
+
+
+def _rejected(run: str, refusal: RequestRefused, ledger: Ledger) -> Rejected:
+    arguments = ledger.arguments.get(run) if isinstance(refusal, KeyTaken) else None
+    return Rejected(run=run, code=refusal.code, message=str(refusal), arguments=arguments)

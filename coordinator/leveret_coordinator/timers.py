@@ -1,0 +1,58 @@
+"""The alarm for whatever is due in the catalog, whose rows are the truth; this wakes the loop."""
+
+from collections.abc import Callable, Iterable
+
+from leveret_broker.clock import Clock
+from leveret_coordinator.alarm import Alarm
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.records import Timer
+
+MOST = 500
+"""Timers that one batch deals with."""
+
+LONGEST = 60.0
+"""Seconds after which the catalog is looked at again at the latest: clocks may be set."""
+
+
+class Timers:
+    """Knows when to look for timers that are due."""
+
+    def __init__(self, clock: Clock, wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._alarm = Alarm(clock, wake)
+        self._due_at: float | None = None
+
+    @property
+    def is_due(self) -> bool:
+        return self._alarm.is_due
+
+    def note(self, timers: Iterable[Timer]) -> None:
+        """Some were written: wake for the first of them, if nothing is due before."""
+        for timer in timers:
+            self._expect(timer.due_at)
+
+    async def due(self, catalog: Catalog) -> list[Timer]:
+        """Those that are due now; wakes again for the next."""
+        self.clear()
+        now = self._clock.now()
+        due = await catalog.timers_due(now=now, most=MOST)
+        if len(due) == MOST:
+            self._expect(now)
+        return due
+
+    async def expect_next(self, catalog: Catalog) -> None:
+        """Wake for the next one that the catalog has."""
+        due_at = await catalog.next_due()
+        if due_at is not None:
+            self._expect(due_at)
+
+    def clear(self) -> None:
+        self._alarm.clear()
+        self._due_at = None
+
+    def _expect(self, due_at: float) -> None:
+        if self._due_at is not None and self._due_at <= due_at:
+            return
+        self._alarm.clear()
+        self._due_at = due_at
+        self._alarm.set(min(max(due_at - self._clock.now(), 0.0), LONGEST))
