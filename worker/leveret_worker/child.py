@@ -102,6 +102,8 @@ class Child:
             kind="task",
             definition=order.definition,
             root=order.root,
+            round=order.round,
+            fresh=order.is_fresh,
         )
         try:
             # Before the arguments: they may be of the module's own classes.

@@ -1,16 +1,26 @@
 """One record of everything about one execution, from its delivery to its outcome.
 
-    waiting ──▶ executing ──▶ ended ──▶ reported
-       └────────────┴──▶ dropped     (cancelled, or given back to the queue)
+    waiting ──▶ claiming ──▶ executing ──▶ leased      leased: its delivery is acknowledged
+       │ └──────────────────▶ │  │            │
+       │           │          │  └─────┬──────┘
+       │           │          │        ▼
+       │           │          │     stopping ──▶ abandoned      it did not end within the grace
+       │           │          │        │             │
+       │           │          └─────┬──┘             │
+       │           │                ▼                ▼
+       │           │              ended ─────────▶ reported
+       └───────────┴────────────────┴──▶ dropped     nobody wants it, or it went back to its queue
 
-A delivery may carry several runs; it is acknowledged when the last of them is done with. After a
-lost connection the broker delivers again what this worker still has: a second delivery of a run
+`executing`, `leased` and `stopping` count as running: they hold their slot, as `claiming` does.
+
+A delivery may carry several runs; it is settled when the last of them is done with. After a lost
+connection the broker delivers again what this worker still has: a second delivery of an attempt
 joins the execution that is there, and is settled with it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from leveret.definitions import Definition, Task
 from leveret_broker.messages import Invocation
@@ -19,26 +29,50 @@ from leveret_broker.transport import Delivery
 Attempt = tuple[str, int]
 """A run's id and the number of the attempt at it."""
 
+State = Literal[
+    "waiting",
+    "claiming",
+    "executing",
+    "leased",
+    "stopping",
+    "abandoned",
+    "ended",
+    "reported",
+    "dropped",
+]
+RUNNING: frozenset[State] = frozenset({"executing", "leased", "stopping"})
+
+StopCause = Literal["unwanted", "returned", "timed-out"]
+"""Why an execution is stopped: nobody wants its outcome any more, another worker goes on with it,
+or it took too long."""
+
 
 class Bundle:
-    """The runs that came in one delivery and are settled with it."""
+    """The runs that came in one delivery and are settled with it.
+
+    If any of them is given back the message goes back, and only when nothing of it runs here any
+    more: whoever gets it next would find the others, and could not know that they still execute.
+    """
 
     def __init__(self, delivery: Delivery, size: int) -> None:
         self._delivery = delivery
         self._open = size
-        self._given_back = False
+        self._is_given_back = False
+
+    @property
+    def redelivered(self) -> bool:
+        return self._delivery.redelivered
 
     def done(self) -> None:
         """One of its runs needs the delivery no longer."""
         self._open -= 1
-        if self._open == 0 and not self._given_back:
-            self._delivery.ack()
+        if self._open == 0:
+            (self._delivery.nack if self._is_given_back else self._delivery.ack)()
 
     def give_back(self) -> None:
-        """Put the message back for another worker."""
-        if not self._given_back and self._open > 0:
-            self._given_back = True
-            self._delivery.nack()
+        """One of its runs is for another worker."""
+        self._is_given_back = True
+        self.done()
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -52,25 +86,44 @@ class Execution:
     project: str
     bundles: list[Bundle]
     """What it came in: more than one if the broker delivered it again after a lost connection."""
+    generation: int = 0
+    """Of the message it came in."""
+    state: State = "waiting"
+    arrived_at: float = 0.0
+    """Seconds since the Unix epoch, as all times here."""
+    handed_out: bool = False
+    """Somebody may have had it before."""
+    is_doubtful: bool = False
+    """Something may have been missed while it waited."""
+    is_claimed: bool = False
+    """It was started by the coordinator's leave."""
     started_at: float | None = None
-    """Seconds since the Unix epoch; `None` while it waits for a slot."""
     stop: Callable[[], None] = field(default=lambda: None)
-    """Ends the user code, as far as it can be ended."""
-    is_dropped: bool = False
-    """Nobody wants its outcome any more."""
-    is_given_back: bool = False
-    """Another worker will execute it: what it has called goes on."""
+    """Ends the user code, as far as it can be ended. To be called once."""
+    stopped_for: StopCause | None = None
+    is_settled: bool = False
+    """Its deliveries are acknowledged, or went back."""
 
-    def done(self) -> None:
-        """Nothing more will be said of it: its deliveries may be acknowledged."""
-        for bundle in self.bundles:
+    def settle(self) -> None:
+        """It needs its deliveries no longer: they may be acknowledged."""
+        self.is_settled = True
+        bundles, self.bundles = self.bundles, []
+        for bundle in bundles:
             bundle.done()
 
     def give_back(self) -> None:
         """Return it to its queue, for another worker."""
-        self.is_dropped = self.is_given_back = True
-        for bundle in self.bundles:
+        self.is_settled = True
+        bundles, self.bundles = self.bundles, []
+        for bundle in bundles:
             bundle.give_back()
+
+    def join(self, other: "Execution") -> None:
+        """Another delivery of this attempt: what came in it is settled with this one."""
+        self.bundles += other.bundles
+        self.handed_out |= other.handed_out
+        if self.is_settled:
+            self.settle()
 
     @property
     def attempt(self) -> Attempt:
@@ -81,15 +134,28 @@ class Execution:
         return self.invocation.run
 
     @property
+    def number(self) -> int:
+        """Which attempt at its run this is."""
+        return self.invocation.attempt
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in RUNNING
+
+    @property
+    def is_dropped(self) -> bool:
+        """Nobody wants its outcome any more."""
+        return self.stopped_for == "unwanted"
+
+    @property
     def needs_slot(self) -> bool:
         """Waiting holds no slot: workflows mostly wait for what they called."""
         return self.definition.kind == "task"
 
     @property
-    def needs_process(self) -> bool:
-        definition = self.definition
-        return (
-            isinstance(definition, Task)
-            and not definition.is_async
-            and definition.runs_in == "process"
-        )
+    def place(self) -> Literal["loop", "thread", "process"]:
+        """Where its code runs."""
+        if self.definition.is_async:
+            return "loop"
+        in_thread = isinstance(self.definition, Task) and self.definition.runs_in == "thread"
+        return "thread" if in_thread else "process"

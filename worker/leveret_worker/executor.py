@@ -1,32 +1,32 @@
 """Executes what was delivered: who may start, where it runs, and what its end means.
 
-A run is known here from its delivery until its outcome is confirmed or unwanted, and remembered for
-a while after that: a second delivery to the same worker is not a second execution.
-
 Everything here runs on the loop that keeps the connection, user code never does: async functions
 have an event loop of their own on another thread, sync tasks child processes or other threads.
 """
 
 import asyncio
-from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from leveret_broker import logs, messages
 from leveret_broker.clock import Clock
-from leveret_worker.execution import Attempt, Execution
+from leveret_worker.alarms import Alarms, Timeline
+from leveret_worker.claims import Claims
+from leveret_worker.execution import Execution, StopCause
+from leveret_worker.known import Known
+from leveret_worker.outcomes import outcome_of
 from leveret_worker.perform import Ending
 from leveret_worker.reporter import Reporter
+from leveret_worker.rooms import Line, Rooms
 
 log = logs.get_logger("leveret.worker")
 
 ANNOUNCE_AFTER = 0.25
 """Seconds after which a run that is still executing is announced as running."""
-REMEMBERED = 10_000
-"""Cancelled runs, and confirmed attempts, that are kept in case they are delivered later."""
-
-T = TypeVar("T")
+DEFAULT_LEASE_AFTER = 60.0
+DEFAULT_STOP_GRACE = 10.0
 
 
 class Runner(Protocol):
@@ -40,182 +40,274 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runners:
+    """Where each kind of definition runs."""
+
+    loop: Runner
+    thread: Runner
+    process: Runner
+
+    def of(self, execution: Execution) -> Runner:
+        runner: Runner = getattr(self, execution.place)
+        return runner
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """Seconds after which something is done about an execution."""
+
+    lease_after: float = DEFAULT_LEASE_AFTER
+    """Its delivery is acknowledged, and the coordinator answers for it. Well under RabbitMQ's
+    acknowledgement timeout of 30 minutes."""
+    stop_grace: float = DEFAULT_STOP_GRACE
+    """Between asking it to end, and ending it or leaving it to itself."""
+
+
 class Executor:
     """Starts executions in the order in which they came, as slots and processes allow."""
 
     def __init__(
         self,
         *,
-        asynchronous: Runner,
-        thread: Runner,
-        process: Runner,
-        slots: int,
-        processes: int,
+        runners: Runners,
+        rooms: Rooms,
+        claims: Claims,
         reporter: Reporter,
         clock: Clock,
+        alarms: Alarms,
+        times: Times,
     ) -> None:
-        self._asynchronous = asynchronous
-        self._thread = thread
-        self._process = process
-        self._slots = slots
-        self._processes = processes
+        self._runners = runners
+        self._rooms = rooms
+        self._claims = claims
         self._reporter = reporter
         self._clock = clock
-        self._waiting: deque[Execution] = deque()
-        self._executing: dict[Execution, None] = {}
-        self._known: dict[Attempt, Execution] = {}
-        self._confirmed: OrderedDict[Attempt, None] = OrderedDict()
-        self._held: Counter[str] = Counter()
-        self._busy_slots = 0
-        self._busy_processes = 0
-        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._alarms = alarms
+        self._times = times
+        self._known = Known()
+        self._line = Line(rooms)
+        self._running: dict[Execution, Timeline] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return self._busy_slots
+        return self._rooms.busy
 
     def limit(self, *, process: bool) -> int:
         """How many tasks of a kind can execute at once."""
-        return min(self._slots, self._processes) if process else self._slots
+        return self._rooms.limit(process=process)
 
     def held(self, queue: str) -> int:
-        """Runs of one definition that wait here, execute, or are not confirmed yet."""
-        return self._held[queue]
+        """Runs of one definition whose deliveries are not settled."""
+        return self._known.held(queue)
 
-    def accept(self, execution: Execution) -> None:
-        """Take one more; it starts as soon as there is room."""
-        if execution.run in self._cancelled or execution.attempt in self._confirmed:
-            execution.done()
-        elif known := self._known.get(execution.attempt):
-            known.bundles += execution.bundles
-        else:
-            self._known[execution.attempt] = execution
-            self._held[execution.queue] += 1
-            self._waiting.append(execution)
-            self._start_next()
-
-    def cancel(self, runs: Iterable[str]) -> None:
-        """Stop these runs, now or when they arrive. Their outcomes are no longer wanted."""
-        unwanted = set(runs)
-        for run in unwanted:
-            _remember(self._cancelled, run)
-        for execution in [one for one in self._known.values() if one.run in unwanted]:
-            execution.is_dropped = True
-            execution.stop()
-        for execution in [waiting for waiting in self._waiting if waiting.is_dropped]:
-            self._waiting.remove(execution)
-            self._forget(execution)
-
-    def give_back_waiting(self) -> None:
-        """Return what has not started to its queue, for other workers."""
-        waiting, self._waiting = self._waiting, deque()
-        for execution in waiting:
-            execution.give_back()
-            self._forget(execution)
-
-    def give_back_executing(self, *, workflows_only: bool = False) -> None:
-        """Stop what executes and return it to its queue. Workflows keep what they have called."""
-        for execution in list(self._executing):
-            if not (workflows_only and execution.needs_slot):
-                execution.give_back()
-                execution.stop()
+    @property
+    def running(self) -> list[Execution]:
+        """What the coordinator is to know of when this worker joins again."""
+        unreported = [one for one in self._known if one.started_at is not None]
+        return [one for one in unreported if not one.is_dropped]
 
     async def idle(self) -> None:
         """Return when nothing executes."""
         await self._idle.wait()
 
+    # -- what arrives -----------------------------------------------------------------------------
+
+    def accept(self, execution: Execution) -> None:
+        """Take one more; it starts as soon as there is room."""
+        execution.arrived_at = self._clock.now()
+        if self._known.is_over(execution.run, execution.number):
+            execution.settle()
+        elif known := self._known.find(execution.run, execution.number):
+            known.join(execution)
+        else:
+            # It was published because those before it are over, wherever they were.
+            self._stop_up_to(execution.run, execution.number - 1)
+            self._known.add(execution)
+            self._line.add(execution)
+            self._start_next()
+
+    def stop(self, stops: Iterable[messages.Stop]) -> None:
+        """Execute these no more, now or when they arrive. Their outcomes are not wanted."""
+        for stop in stops:
+            self._known.stop(stop)
+            self._stop_up_to(stop.run, stop.attempt)
+
+    def decide(self, verdicts: Iterable[messages.Verdict]) -> None:
+        """What the coordinator says to claims. What is not here any more is ignored."""
+        for verdict in verdicts:
+            if execution := self._claims.settle(verdict):
+                self._decide(execution, verdict.granted)
+            elif verdict.granted != verdict.attempt:
+                self._refuse(verdict)
+        self._start_next()
+
+    def _refuse(self, verdict: messages.Verdict) -> None:
+        """Nobody waits for it to start; but it may be executing."""
+        execution = self._known.find(verdict.run, verdict.attempt)
+        if execution is not None and execution.is_running:
+            self._drop(execution)
+
+    def _decide(self, execution: Execution, granted: int | None) -> None:
+        if granted is None or self._known.is_over(execution.run, granted):
+            self._drop(execution)
+            return
+        if granted != execution.number:
+            if known := self._known.find(execution.run, granted):
+                known.join(execution)
+                execution.bundles = []
+                self._drop(execution)
+                return
+            self._known.rename(execution, granted)
+        execution.is_claimed = True
+        self._begin(execution)
+
+    def _stop_up_to(self, run: str, number: int) -> None:
+        for execution in self._known.up_to(run, number):
+            # A claim may be granted as a later attempt: its verdict decides.
+            if execution.state != "claiming":
+                self._drop(execution)
+
+    # -- leaving ----------------------------------------------------------------------------------
+
+    def doubt_waiting(self) -> None:
+        """Something may have been missed that concerns what has not started."""
+        for execution in self._known:
+            execution.is_doubtful |= execution.state == "waiting"
+
+    def give_back_waiting(self) -> None:
+        """Return what waits for its turn to its queue, for other workers."""
+        for execution in self._line.clear():
+            execution.state = "dropped"
+            self._known.give_back(execution)
+
+    def give_back_claiming(self) -> None:
+        """Return what waits for a verdict to its queue. The verdict will find nobody here."""
+        for execution in [one for one in self._known if one.state == "claiming"]:
+            self._claims.withdraw(execution)
+            self._rooms.leave(execution)
+            execution.state = "dropped"
+            self._known.give_back(execution)
+
+    def give_back_executing(self, *, workflows_only: bool = False) -> None:
+        """Stop what executes and report it as returned. Workflows keep what they have called."""
+        for execution in list(self._running):
+            if not (workflows_only and execution.needs_slot):
+                self._end(execution, "returned")
+
+    # -- starting ---------------------------------------------------------------------------------
+
     def _start_next(self) -> None:
-        blocked: deque[Execution] = deque()
-        while self._waiting:
-            execution = self._waiting.popleft()
-            if self._has_room(execution):
-                self._start(execution)
+        while (execution := self._line.next()) is not None:
+            if self._claims.are_needed_for(execution):
+                execution.state = "claiming"
+                self._claims.make(execution)
             else:
-                blocked.append(execution)
-        self._waiting = blocked
+                self._begin(execution)
 
-    def _has_room(self, execution: Execution) -> bool:
-        if not execution.needs_slot:
-            return True
-        if self._busy_slots >= self._slots:
-            return False
-        return not execution.needs_process or self._busy_processes < self._processes
-
-    def _start(self, execution: Execution) -> None:
-        self._busy_slots += execution.needs_slot
-        self._busy_processes += execution.needs_process
-        self._executing[execution] = None
-        self._idle.clear()
+    def _begin(self, execution: Execution) -> None:
+        execution.state = "executing"
         execution.started_at = self._clock.now()
-        loop = asyncio.get_running_loop()
-        announcing = loop.call_later(ANNOUNCE_AFTER, self._announce, execution)
+        self._idle.clear()
+        self._running[execution] = Timeline(self._alarms, self._steps(execution))
+        if execution.invocation.announce:
+            self._announce(execution)
+        self._runners.of(execution).begin(execution, partial(self._ended, execution))
 
-        def ended(ending: Ending | None) -> None:
-            announcing.cancel()
-            self._ended(execution, ending)
+    def _steps(self, execution: Execution) -> list[tuple[float, Callable[[], None]]]:
+        steps: list[tuple[float, Callable[[], None]]] = [
+            (ANNOUNCE_AFTER, partial(self._announce, execution)),
+            (self._times.lease_after, partial(self._lease, execution)),
+        ]
+        if execution.invocation.timeout is not None:
+            steps.append((execution.invocation.timeout, partial(self._end, execution, "timed-out")))
+        return steps
 
-        self._runner(execution).begin(execution, ended)
-
-    def _runner(self, execution: Execution) -> Runner:
-        if execution.definition.is_async:
-            return self._asynchronous
-        return self._process if execution.needs_process else self._thread
+    # -- while it executes ------------------------------------------------------------------------
 
     def _announce(self, execution: Execution) -> None:
-        assert execution.started_at is not None
-        self._reporter.announce(
-            messages.Started(
-                run=execution.run,
-                attempt=execution.invocation.attempt,
-                started_at=execution.started_at,
-            )
-        )
+        self._reporter.announce(_started(execution))
+
+    def _lease(self, execution: Execution) -> None:
+        self._reporter.announce(_started(execution, leased=True), partial(self._leased, execution))
+
+    def _leased(self, execution: Execution) -> None:
+        """The coordinator knows that it executes here: its delivery is needed no more."""
+        if execution.state == "executing":
+            execution.state = "leased"
+            self._known.settle(execution)
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def _drop(self, execution: Execution) -> None:
+        """Nobody wants its outcome: stop it, or forget it if it has not started."""
+        if execution.state == "waiting":
+            self._line.remove(execution)
+            self._forget(execution)
+        elif execution.state == "claiming":
+            self._rooms.leave(execution)
+            self._forget(execution)
+        elif execution.is_running:
+            self._end(execution, "unwanted")
+
+    def _end(self, execution: Execution, cause: StopCause) -> None:
+        """Ask it to end. What does not end within the grace is left to itself.
+
+        Processes are killed after the grace, by their pool. Threads can't be asked at all.
+        """
+        if execution.state == "stopping":
+            if cause == "unwanted":
+                execution.stopped_for = cause
+            return
+        execution.state, execution.stopped_for = "stopping", cause
+        self._running[execution].cancel()
+        if execution.place == "loop":
+            patience = [(self._times.stop_grace, partial(self._abandon, execution))]
+            self._running[execution] = Timeline(self._alarms, patience)
+        execution.stop()
+        if execution.place == "thread":
+            self._abandon(execution)
+
+    def _abandon(self, execution: Execution) -> None:
+        if execution in self._running:
+            log.warning("left to itself: it could not be stopped", run=execution.run)
+            execution.state = "abandoned"
+            self._conclude(execution, None)
 
     def _ended(self, execution: Execution, ending: Ending | None) -> None:
-        self._busy_slots -= execution.needs_slot
-        self._busy_processes -= execution.needs_process
-        del self._executing[execution]
+        if execution in self._running:  # else it was abandoned
+            execution.state = "ended"
+            self._conclude(execution, ending)
+
+    def _conclude(self, execution: Execution, ending: Ending | None) -> None:
+        self._running.pop(execution).cancel()
+        self._rooms.leave(execution)
         if execution.is_dropped:
             self._forget(execution)
-        elif ending is None:
-            execution.give_back()  # it has no outcome, so it is for somebody else to execute
-            self._forget(execution)
         else:
-            confirmed = partial(self._reported, execution)
-            self._reporter.report(self._outcome(execution, ending), confirmed)
+            outcome = outcome_of(execution, ending, now=self._clock.now())
+            self._reporter.report(outcome, partial(self._reported, execution))
         self._start_next()
-        if not self._executing:
+        if not self._running:
             self._idle.set()
 
     def _reported(self, execution: Execution) -> None:
-        """Its outcome is confirmed. After a lost connection it may still be delivered again."""
-        _remember(self._confirmed, execution.attempt)
-        self._forget(execution)
+        execution.state = "reported"
+        self._known.confirm(execution)
 
     def _forget(self, execution: Execution) -> None:
-        """It is done with: its deliveries are settled."""
-        del self._known[execution.attempt]
-        self._held[execution.queue] -= 1
-        execution.done()
-
-    def _outcome(self, execution: Execution, ending: Ending) -> messages.Outcome:
-        assert execution.started_at is not None
-        return messages.Outcome(
-            run=execution.run,
-            attempt=execution.invocation.attempt,
-            state="failed" if ending.result is None else "succeeded",
-            result=ending.result,
-            error=ending.error,
-            failure=ending.failure,
-            started_at=execution.started_at,
-            finished_at=self._clock.now(),
-        )
+        execution.state = "dropped"
+        self._known.forget(execution)
 
 
-def _remember(kept: OrderedDict[T, None], item: T) -> None:
-    kept[item] = None
-    if len(kept) > REMEMBERED:
-        kept.popitem(last=False)
+def _started(execution: Execution, *, leased: bool = False) -> messages.Started:
+    assert execution.started_at is not None, "what executes was started"
+    return messages.Started(
+        run=execution.run,
+        attempt=execution.number,
+        started_at=execution.started_at,
+        leased=leased,
+    )

@@ -53,6 +53,9 @@ class Order:
     """Set the first time."""
     path: list[str] | None
     """The parent's `sys.path`, set if it changed."""
+    round: int = 1
+    is_fresh: bool = False
+    """See `RunContext.fresh`."""
 
 
 def pack_setup(setup: Setup) -> bytes:
@@ -77,12 +80,16 @@ def pack_order(order: Order) -> bytes:
             order.number,
             ref and (ref.module, ref.qualname, _encoded(ref.file), ref.pickled),
             None if order.path is None else [_encoded(entry) for entry in order.path],
+            order.round,
+            order.is_fresh,
         )
     )
 
 
 def unpack_order(frame: bytes) -> Order:
-    run, attempt, root, project, definition, arguments, number, ref, path = msgpack.unpackb(frame)
+    run, attempt, root, project, definition, arguments, number, ref, path, round_, is_fresh = (
+        msgpack.unpackb(frame)
+    )
     return Order(
         run=run,
         attempt=attempt,
@@ -93,6 +100,8 @@ def unpack_order(frame: bytes) -> Order:
         number=number,
         function=ref and _function_ref(*ref),
         path=None if path is None else [os.fsdecode(entry) for entry in path],
+        round=round_,
+        is_fresh=is_fresh,
     )
 
 
@@ -102,7 +111,7 @@ def pack_ending(ending: Ending) -> bytes:
         (
             ending.result,
             ending.error,
-            failure and (failure.type, failure.message, failure.traceback),
+            failure and (failure.type, failure.message, failure.traceback, failure.kinds),
         )
     )
 
@@ -156,7 +165,7 @@ def _function_ref(
     return FunctionRef(module=module, qualname=qualname, file=path, pickled=pickled)
 
 
-def _failure(type_: str, message: str, traceback: str) -> "Failure":
+def _failure(type_: str, message: str, traceback: str, kinds: list[str]) -> "Failure":
     from leveret_broker.messages import Failure  # late: a child never needs it for this
 
-    return Failure(type=type_, message=message, traceback=traceback)
+    return Failure(type=type_, message=message, traceback=traceback, kinds=tuple(kinds))

@@ -26,6 +26,8 @@ class Ending:
     result: bytes | None = None
     error: bytes | None = None
     failure: "Failure | None" = None
+    is_lost: bool = False
+    """The process that executed it died."""
 
 
 def perform(

@@ -45,6 +45,9 @@ class Job:
     arguments: bytes
     root: str | None = None
     """The run at the top of the tree; the run itself if nobody called it."""
+    round: int = 1
+    is_fresh: bool = False
+    """See `RunContext.fresh`."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -56,6 +59,8 @@ class _Request:
     worker: "_Worker | None" = None
     """Who executes it now."""
     tries: int = 0
+    is_unwanted: bool = False
+    """Whoever waited for it was cancelled: it is not given to a further child."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -111,7 +116,8 @@ class ProcessPool:
 
         Raises `ChildDied` if its process died, `ChildNotStarted` if there could be none, and
         `PoolStopped`. Cancelling ends the child, and returns when it has exited: SIGTERM raises
-        `Terminated` in the user's code, SIGKILL follows after the grace.
+        `Terminated` in the user's code, SIGKILL follows after the grace. A result that the child
+        gave in the meantime is returned even so.
         """
         if self._mailbox is None:
             raise PoolStopped("the pool of child processes is not running")
@@ -119,13 +125,12 @@ class ProcessPool:
         self._waiting.append(request)
         self._dispatch()
         try:
-            return await request.answer
+            await asyncio.wait({request.answer})
         except asyncio.CancelledError:
-            worker = request.worker
-            if worker is not None:
-                worker.child.end()
-                await worker.child.wait_exited()
-            raise
+            await self._end(request)
+            if request.answer.cancelled() or request.answer.exception() is not None:
+                raise
+        return request.answer.result()
 
     def renew(self) -> None:
         """Give no further job to the children that there are: code that they loaded has changed."""
@@ -134,6 +139,14 @@ class ProcessPool:
             worker.is_outdated = True
         for worker in idle:
             worker.child.end()
+
+    async def _end(self, request: _Request) -> None:
+        request.is_unwanted = True
+        worker = request.worker
+        if worker is not None:
+            worker.child.end()
+            await worker.child.wait_exited()
+        request.answer.cancel()
 
     def _dispatch(self) -> None:
         while self._waiting:
@@ -189,7 +202,7 @@ class ProcessPool:
         self._dispatch()
 
     def _after_death(self, request: _Request, exit_: Exit) -> None:
-        if request.answer.done():
+        if request.answer.done() or request.is_unwanted:
             return
         if exit_.was_ready and exit_.read_nothing and request.tries < TRIES:
             self._waiting.appendleft(request)
@@ -219,4 +232,6 @@ def _order(job: Job, worker: _Worker) -> Order:
         number=number,
         function=job.function if is_new else None,
         path=path,
+        round=job.round,
+        is_fresh=job.is_fresh,
     )

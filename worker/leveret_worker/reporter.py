@@ -1,6 +1,6 @@
-"""How runs ended, on their way to the coordinator: as many a message as are waiting.
+"""What a worker tells the coordinator about runs: as much a message as is waiting.
 
-A delivery is settled only once the outcome is confirmed on a durable queue.
+A delivery is settled only once the outcome, or the lease, is confirmed on a durable queue.
 """
 
 import asyncio
@@ -15,34 +15,46 @@ log = logs.get_logger("leveret.worker")
 RETRY_EVERY = 1.0
 """Seconds between two tries while the broker takes nothing."""
 
-
-Reported = tuple[messages.Outcome, Callable[[], None]]
+Confirmed = Callable[[], None]
+Reported = tuple[messages.Outcome, Confirmed]
 
 
 class Reporter:
-    """Publishes outcomes, and calls back for each once it is confirmed."""
+    """Publishes outcomes and the rest, and calls back for what is confirmed."""
 
     def __init__(self, transport: Transport, worker: str) -> None:
         self._transport = transport
         self._worker = worker
         self._outcomes: list[Reported] = []
-        self._started: list[messages.Started] = []
+        self._started: list[tuple[messages.Started, Confirmed]] = []
+        self._claims: list[messages.Claim] = []
+        self._join: messages.Heartbeat | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
 
-    def report(self, outcome: messages.Outcome, confirmed: Callable[[], None]) -> None:
+    def report(self, outcome: messages.Outcome, confirmed: Confirmed) -> None:
         """Tell how a run ended, soon; `confirmed` is called when that can't be lost any more."""
         self._outcomes.append((outcome, confirmed))
         self._schedule()
 
-    def announce(self, started: messages.Started) -> None:
-        """Tell that a run has been executing for a while."""
-        self._started.append(started)
+    def announce(self, started: messages.Started, confirmed: Confirmed = lambda: None) -> None:
+        """Tell that a run is executing."""
+        self._started.append((started, confirmed))
         self._schedule()
+
+    def claim(self, *claims: messages.Claim) -> None:
+        """Ask whether these may be executed."""
+        self._claims += claims
+        self._schedule()
+
+    def join(self, heartbeat: messages.Heartbeat, *claims: messages.Claim) -> None:
+        """Tell that the worker is there, and claim in the same message what executes on it."""
+        self._join = heartbeat
+        self.claim(*claims)
 
     async def flush(self) -> None:
         """Return when everything reported so far is confirmed."""
-        while self._outcomes or self._started or self._sending:
+        while self._waits or self._sending:
             self._send()
             await asyncio.wait(self._sending)
 
@@ -51,6 +63,10 @@ class Reporter:
         for task in self._sending:
             task.cancel()
 
+    @property
+    def _waits(self) -> bool:
+        return bool(self._outcomes or self._started or self._claims or self._join)
+
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -58,7 +74,7 @@ class Reporter:
 
     def _send(self) -> None:
         self._is_scheduled = False
-        while (self._outcomes or self._started) and len(self._sending) < batches.ON_THEIR_WAY:
+        while self._waits and len(self._sending) < batches.ON_THEIR_WAY:
             task = asyncio.get_running_loop().create_task(self._publish(*self._next_batch()))
             self._sending.add(task)
             task.add_done_callback(self._sent)
@@ -68,33 +84,37 @@ class Reporter:
         if not task.cancelled():
             self._send()
 
-    def _next_batch(self) -> tuple[messages.Outcomes, list[Callable[[], None]]]:
-        batch = batches.take(self._outcomes, _size)
-        started, self._started = tuple(self._started), []
-        outcomes = tuple(outcome for outcome, _ in batch)
-        message = messages.Outcomes(worker=self._worker, outcomes=outcomes, started=started)
-        return message, [confirmed for _, confirmed in batch]
+    def _next_batch(self) -> tuple[messages.Outcomes, list[Confirmed]]:
+        outcomes = batches.take(self._outcomes, _size)
+        started, self._started = self._started, []
+        claims, self._claims = self._claims, []
+        join, self._join = self._join, None
+        message = messages.Outcomes(
+            worker=self._worker,
+            outcomes=tuple(outcome for outcome, _ in outcomes),
+            started=tuple(one for one, _ in started),
+            claims=tuple(claims),
+            join=join,
+        )
+        return message, [confirmed for _, confirmed in (*outcomes, *started)]
 
-    async def _publish(
-        self, message: messages.Outcomes, confirmed: list[Callable[[], None]]
-    ) -> None:
+    async def _publish(self, message: messages.Outcomes, confirmed: list[Confirmed]) -> None:
         while True:
             try:
                 await self._transport.publish(_outgoing(message))
                 break
             except TransportClosed:
                 return
-            except Refused as refusal:
-                if len(message.outcomes) > 1:
-                    for outcome, call in zip(message.outcomes, confirmed, strict=True):
-                        await self._publish(message.model_copy(update=_only(outcome)), [call])
-                    return
-                message = message.model_copy(
-                    update=_only(*(_too_large(outcome, refusal) for outcome in message.outcomes))
-                )
             except TransportError as error:
-                log.warning("outcomes wait for the broker", reason=str(error))
-                await asyncio.sleep(RETRY_EVERY)
+                if not isinstance(error, Refused) or not message.outcomes:
+                    log.warning("outcomes wait for the broker", reason=str(error))
+                    await asyncio.sleep(RETRY_EVERY)
+                elif _is_one_outcome(message):
+                    message = _only(message, _too_large(message.outcomes[0], error))
+                else:
+                    for part, calls in _parts(message, confirmed):
+                        await self._publish(part, calls)
+                    return
         for call in confirmed:
             call()
 
@@ -105,8 +125,29 @@ def _outgoing(message: messages.Outcomes) -> Outgoing:
     return Outgoing(queue=topology.OUTCOMES.name, body=body, correlation_id=only)
 
 
-def _only(*outcomes: messages.Outcome) -> dict[str, object]:
-    return {"outcomes": outcomes, "started": ()}
+def _is_one_outcome(message: messages.Outcomes) -> bool:
+    return len(message.outcomes) == 1 and not _has_more(message)
+
+
+def _has_more(message: messages.Outcomes) -> bool:
+    return bool(message.started or message.claims or message.join)
+
+
+def _parts(
+    message: messages.Outcomes, confirmed: list[Confirmed]
+) -> list[tuple[messages.Outcomes, list[Confirmed]]]:
+    """Each outcome by itself, and all else in one message: only outcomes are ever too large."""
+    count = len(message.outcomes)
+    rest = message.model_copy(update={"outcomes": ()})
+    parts = [
+        (_only(message, outcome), [call])
+        for outcome, call in zip(message.outcomes, confirmed, strict=False)
+    ]
+    return [*parts, (rest, confirmed[count:])] if _has_more(message) else parts
+
+
+def _only(message: messages.Outcomes, outcome: messages.Outcome) -> messages.Outcomes:
+    return messages.Outcomes(worker=message.worker, outcomes=(outcome,))
 
 
 def _too_large(outcome: messages.Outcome, refusal: Refused) -> messages.Outcome:

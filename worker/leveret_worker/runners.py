@@ -7,6 +7,7 @@ from collections.abc import Callable
 from leveret.connection import Connection
 from leveret.context import RunContext
 from leveret.errors import WorkerLost
+from leveret.failures import describe
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_worker.errors import ChildDied, PoolStopped
 from leveret_worker.execution import Execution
@@ -20,13 +21,20 @@ Ended = Callable[[Ending | None], None]
 def _context(execution: Execution, connection: Connection | None = None) -> RunContext:
     return RunContext(
         run=execution.run,
-        attempt=execution.invocation.attempt,
+        attempt=execution.number,
         project=execution.project,
         kind=execution.definition.kind,
         definition=execution.queue,
         root=execution.invocation.root,
         connection=connection,
+        round=execution.invocation.round,
+        fresh=is_fresh(execution),
     )
+
+
+def is_fresh(execution: Execution) -> bool:
+    """Whether nobody can have executed any of the run before."""
+    return execution.number == 1 and not execution.is_claimed
 
 
 class AsyncRunner:
@@ -51,7 +59,7 @@ class AsyncRunner:
             try:
                 return await perform_async(fn, arguments, run=context, key=self._key)
             except asyncio.CancelledError as error:
-                if execution.is_dropped:
+                if execution.stopped_for is not None:
                     raise
                 return failed(error, run=context, key=self._key)  # its own code cancelled it
 
@@ -65,7 +73,8 @@ class AsyncRunner:
             begun.append(task)
 
         def stop() -> None:
-            context.abandoned = execution.is_given_back
+            # Unless it took too long, another attempt may go on with what it has called.
+            context.abandoned = execution.stopped_for != "timed-out"
             for task in begun:
                 task.cancel()
 
@@ -114,23 +123,30 @@ class ProcessRunner:
             return await self._pool.run(
                 Job(
                     run=execution.run,
-                    attempt=execution.invocation.attempt,
+                    attempt=execution.number,
                     project=execution.project,
                     definition=execution.queue,
                     function=refer(execution.definition.fn),
                     arguments=execution.invocation.arguments,
+                    root=execution.invocation.root,
+                    round=execution.invocation.round,
+                    is_fresh=is_fresh(execution),
                 )
             )
         except ChildDied as error:
-            attempt = execution.invocation.attempt
-            lost = WorkerLost(
-                f"run {execution.run} of {execution.queue} failed in attempt {attempt}: {error}"
-            )
-            return failed(lost, run=_context(execution), key=self._key)
+            return lost(execution, error)
         except PoolStopped:
             return None
         except Exception as error:
             return failed(error, run=_context(execution), key=self._key)
+
+
+def lost(execution: Execution, death: ChildDied) -> Ending:
+    """The ending that the death of a child process makes."""
+    error = WorkerLost(
+        f"run {execution.run} of {execution.queue} failed in attempt {execution.number}: {death}"
+    )
+    return Ending(failure=describe(error), is_lost=True)
 
 
 def _discard(_: object) -> None:

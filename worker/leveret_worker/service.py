@@ -16,12 +16,24 @@ from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import MalformedMessage, TransportError
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
+from leveret_worker.alarms import Alarms
+from leveret_worker.aside import set_aside
+from leveret_worker.claims import Claims, claims_of_running
 from leveret_worker.execution import Bundle, Execution
-from leveret_worker.executor import Executor
+from leveret_worker.executor import (
+    DEFAULT_LEASE_AFTER,
+    DEFAULT_STOP_GRACE,
+    Executor,
+    Runners,
+    Times,
+)
 from leveret_worker.heartbeat import Heart
+from leveret_worker.membership import Membership
 from leveret_worker.processes import ProcessPool
 from leveret_worker.reporter import Reporter
+from leveret_worker.rooms import Rooms
 from leveret_worker.runners import AsyncRunner, ProcessRunner, ThreadRunner
+from leveret_worker.suspension import Suspension
 
 log = logs.get_logger("leveret.worker")
 
@@ -57,7 +69,14 @@ class WorkerService:
         where: str = "this process",
         clock: Clock | None = None,
         serve_more: Callable[[Definition[..., Any]], Awaitable[None]] | None = None,
+        lease_after: float = DEFAULT_LEASE_AFTER,
+        stop_grace: float = DEFAULT_STOP_GRACE,
     ) -> None:
+        """`lease_after`: seconds of executing after which a delivery is acknowledged.
+
+        `stop_grace`: seconds between asking an execution to end, and killing its process or
+        leaving it to itself.
+        """
         self.id = identifiers.new_id("worker")
         self._transport = transport
         self._definitions = definitions
@@ -70,14 +89,27 @@ class WorkerService:
         self._session = Session(transport, where=where, patience=None)
         self._user_thread = IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
-        self._pool = ProcessPool(size=self._processes, key=key)
+        self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
+        self._pool = ProcessPool(size=self._processes, key=key, grace=stop_grace)
+        self._alarms = Alarms(self._clock)
+        self._membership = Membership(self._ask_to_join, self._clock)
+        self._suspension = Suspension(self._clock, self._on_resumed)
+        self._claims = Claims(
+            reporter=self._reporter,
+            membership=self._membership,
+            suspension=self._suspension,
+            clock=self._clock,
+            alarms=self._alarms,
+        )
         self._served: dict[str, Definition[..., Any]] = {}
         self._records: dict[str, messages.DefinitionRecord] = {}
         self._consumers: list[Consumer] = []
+        self._control: Consumer | None = None
         self._windows: Counter[str] = Counter()
         self._executor: Executor | None = None
-        self._heart: Heart | None = None
+        self._heart = Heart(self._beat, self._clock)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_leaving = False
 
     # -- starting and stopping --------------------------------------------------------------------
 
@@ -96,14 +128,15 @@ class WorkerService:
         await self._session.start()
         self._user_thread.start()
         await self._pool.start()
+        self._alarms.start()
         self._executor = self._assembled()
         control = topology.control_queue(self.id)
         await self._transport.declare(topology.DEAD, topology.OUTCOMES, control)
-        self._consumers.append(
-            await self._transport.consume(control.name, self._on_control, prefetch=0)
-        )
-        self._heart = Heart(self._beat, self._clock)
+        self._control = await self._transport.consume(control.name, self._on_control, prefetch=0)
+        self._transport.on_reconnect(self._on_reconnect)
         await self._heart.start()
+        await self._membership.join()
+        self._suspension.watch(self._alarms)
         if self._definitions:
             await self.serve(self._definitions)
         log.info("worker ready", worker=self.id, serves=sorted(self._served))
@@ -121,12 +154,15 @@ class WorkerService:
                     await consumer.cancel()
         if self._executor is not None:
             self._executor.give_back_waiting()
+            self._executor.give_back_claiming()
             self._executor.give_back_executing(workflows_only=True)
             await self._drain(self._executor, grace)
-        if self._heart is not None:
-            await self._heart.stop()
+        self._is_leaving = True
+        self._membership.stop()
+        await self._heart.stop()
         await self._leave()
         await self._pool.stop()
+        await self._alarms.stop()
         self._reporter.close()
         await self._session.stop()
         self._user_thread.stop()
@@ -137,6 +173,9 @@ class WorkerService:
                 await executor.idle()
         except TimeoutError:
             executor.give_back_executing()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._times.stop_grace + REPORT_SECONDS):
+                    await executor.idle()
         try:
             async with asyncio.timeout(REPORT_SECONDS):
                 await self._reporter.flush()
@@ -146,6 +185,8 @@ class WorkerService:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
+                if self._control is not None:  # until now: without it a worker counts as gone
+                    await self._control.cancel()
                 await self._request(messages.Goodbye(worker=self.id))
                 await self._transport.delete(topology.control_queue(self.id).name)
         except (TransportError, TimeoutError) as error:
@@ -157,13 +198,17 @@ class WorkerService:
             self._session, project=self._project, key=self._key, serve=self._serve_more
         )
         return Executor(
-            asynchronous=AsyncRunner(self._user_thread, home, self._key, connection),
-            thread=ThreadRunner(home, self._key),
-            process=ProcessRunner(self._pool, self._key),
-            slots=self._slots,
-            processes=self._processes,
+            runners=Runners(
+                loop=AsyncRunner(self._user_thread, home, self._key, connection),
+                thread=ThreadRunner(home, self._key),
+                process=ProcessRunner(self._pool, self._key),
+            ),
+            rooms=Rooms(slots=self._slots, processes=self._processes),
+            claims=self._claims,
             reporter=self._reporter,
             clock=self._clock,
+            alarms=self._alarms,
+            times=self._times,
         )
 
     # -- serving ----------------------------------------------------------------------------------
@@ -190,8 +235,7 @@ class WorkerService:
             self._records[record.queue] = record
             if is_new:
                 await self._consume(definition, record.queue)
-        if self._heart is not None:
-            await self._heart.beat()
+        await self._heart.beat()
         return answer.definitions
 
     async def _consume(self, definition: Definition[..., Any], queue: str) -> None:
@@ -227,9 +271,10 @@ class WorkerService:
                     queue=delivery.queue,
                     project=message.project,
                     bundles=[bundle],
+                    generation=message.generation,
+                    handed_out=delivery.redelivered or invocation.again,
                 )
             )
-
         held, windows = self._executor.held(delivery.queue), self._windows[delivery.queue]
         if definition.kind == "workflow" and held >= windows * WORKFLOW_PREFETCH:
             self._spawn(self._consume(definition, delivery.queue))
@@ -237,33 +282,39 @@ class WorkerService:
     def _on_control(self, delivery: Delivery) -> None:
         assert self._executor is not None, "the worker was started"
         try:
-            self._executor.cancel(codec.decode(delivery.body, messages.Control).cancel)
+            control = codec.decode(delivery.body, messages.Control)
         except MalformedMessage as error:
             self._set_aside(delivery, str(error))
             return
+        if control.generation is not None:
+            self._membership.admit(control.generation)
+        self._executor.stop(control.stop)
+        self._executor.decide(control.verdicts)
         delivery.ack()
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def _ask_to_join(self) -> None:
+        assert self._executor is not None, "the worker was started"
+        self._reporter.join(self._heartbeat(), *claims_of_running(self._executor.running))
+
+    def _on_reconnect(self) -> None:
+        """What waits may be somebody else's by now, and what executes as well."""
+        if self._executor is not None and not self._is_leaving:
+            self._executor.give_back_waiting()
+            self._membership.renew()
+            self._claims.repeat()
+
+    def _on_resumed(self, seconds: float) -> None:
+        log.warning("this process did not run for a while: joining again", seconds=seconds)
+        if self._executor is not None and not self._is_leaving:
+            self._executor.doubt_waiting()
+            self._membership.renew()
 
     # -- telling ----------------------------------------------------------------------------------
 
     def _set_aside(self, delivery: Delivery, reason: str) -> None:
-        """A message that nobody can execute goes to the dead-letter queue with its reason."""
-        log.warning("message set aside", queue=delivery.queue, reason=reason)
-        outgoing = Outgoing(
-            queue=topology.DEAD.name,
-            body=delivery.body,
-            headers={topology.REASON_HEADER: reason, topology.ORIGIN_HEADER: delivery.queue},
-        )
-
-        async def publish() -> None:
-            try:
-                await self._transport.publish(outgoing)
-            except TransportError as error:
-                log.warning("message not set aside", reason=str(error))
-                delivery.reject()
-            else:
-                delivery.ack()
-
-        self._spawn(publish())
+        self._spawn(set_aside(self._transport, delivery, reason))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -271,19 +322,22 @@ class WorkerService:
         task.add_done_callback(self._tasks.discard)
 
     async def _beat(self) -> None:
+        await self._request(self._heartbeat())
+
+    def _heartbeat(self) -> messages.Heartbeat:
         assert self._executor is not None, "the worker was started"
-        assert self._heart is not None, "the heart that beats exists"
-        await self._request(
-            messages.Heartbeat(
-                worker=self.id,
-                project=self._project,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                slots=self._slots,
-                busy=self._executor.busy,
-                started_at=self._heart.started_at,
-                definitions=tuple(record.id for record in self._records.values()),
-            )
+        records = self._records.values()
+        held = {record.id: self._executor.held(record.queue) for record in records}
+        return messages.Heartbeat(
+            worker=self.id,
+            project=self._project,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slots=self._slots,
+            busy=self._executor.busy,
+            started_at=self._heart.started_at,
+            definitions=tuple(held),
+            held={definition: count for definition, count in held.items() if count},
         )
 
     async def _request(self, message: messages.Wire) -> None:
@@ -301,6 +355,7 @@ def _spec(definition: Definition[..., Any]) -> messages.DefinitionSpec:
         module=definition.module,
         qualname=definition.fn.__qualname__,
         description=definition.description,
+        options=definition.run_options,
     )
 
 
