@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import TextIO, TypeVar
 
 from rich.console import Console
@@ -28,6 +29,8 @@ STYLES = {
     "pending": ("·", "dim"),
     "queued": ("·", "dim"),
     "running": ("▸", "yellow"),
+    "waiting": ("◷", "cyan"),
+    "parked": ("‖", "bold red"),
     "succeeded": ("✓", "green"),
     "failed": ("✗", "red"),
     "cancelled": ("-", "magenta"),
@@ -93,10 +96,11 @@ class Lines:
 
 
 def line(row: RunRow, *, now: float, indent: str = "") -> Text:
-    """`✓ train_model:0.0.1  1.24 s on host`."""
+    """`✓ train_model:0.0.1  1.24 s on host`; a step shows what it called, dimly."""
     symbol, style = STYLES[row.state]
-    text = Text.assemble(indent, (symbol, style), " ", row.definition.partition(":")[2])
-    text.append(f"  {_doing(row, now)}", style="dim")
+    is_step = row.kind == "step"
+    text = Text.assemble(indent, (symbol, style), " ", (name(row), "dim" if is_step else ""))
+    text.append(f"  {doing(row, now)}", style="dim")
     if row.failure is not None:
         text.append(f"  {row.failure.type}: {row.failure.message}".rstrip(": "), style="red")
     return text
@@ -116,28 +120,47 @@ def tree(rows: Sequence[RunRow]) -> Tree:
 def _grow(branch: Tree, parent: str, children: dict[str | None, list[RunRow]], now: float) -> None:
     kinds: dict[str, list[RunRow]] = {}
     for row in children.get(parent, ()):
-        kinds.setdefault(row.definition, []).append(row)
-    for definition, rows in kinds.items():
+        kinds.setdefault(name(row), []).append(row)
+    for called, rows in kinds.items():
         if len(rows) > MOST_SIBLINGS:
-            branch.add(_counted(definition, rows))
+            branch.add(_counted(called, rows))
             continue
         for row in rows:
             _grow(branch.add(line(row, now=now)), row.id, children, now)
 
 
-def _counted(definition: str, rows: Sequence[RunRow]) -> Text:
-    text = Text(f"{definition.partition(':')[2]}  × {len(rows)}")
+def _counted(called: str, rows: Sequence[RunRow]) -> Text:
+    text = Text(f"{called}  × {len(rows)}", style="dim" if rows[0].kind == "step" else "")
     for state, (symbol, style) in STYLES.items():
         if count := sum(row.state == state for row in rows):
             text.append(f"  {symbol} {count} {state}", style=style)
     return text
 
 
-def _doing(row: RunRow, now: float) -> str:
-    if row.started_at is None:
-        return row.state
-    where = f" on {row.host}" if row.host else ""
-    return f"{(row.finished_at or now) - row.started_at:.2f} s{where}"
+def name(row: RunRow) -> str:
+    """What was called: a step's rows all have one definition."""
+    return row.asked_for if row.kind == "step" else row.definition.partition(":")[2]
+
+
+def doing(row: RunRow, now: float) -> str:
+    """Where it is, or how long it took."""
+    match row.state:
+        case "waiting":
+            text = "waiting" if row.due_at is None else f"waiting until {moment(row.due_at, now)}"
+        case "parked":
+            text = "parked"
+        case state if row.started_at is None:
+            text = state
+        case _:
+            where = f" on {row.host}" if row.host else ""
+            text = f"{(row.finished_at or now) - row.started_at:.2f} s{where}"
+    return text if row.attempt <= 1 else f"{text}, attempt {row.attempt}"
+
+
+def moment(seconds: float, now: float) -> str:
+    """Local time to the second, with the date if that is not today's."""
+    then, today = (datetime.fromtimestamp(each).astimezone() for each in (seconds, now))
+    return then.strftime("%H:%M:%S" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S")
 
 
 def _depths(rows: Sequence[RunRow]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """The command line: `leveret`, also `python -m leveret`.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 not found or not identified, 4 coordinator
-unreachable. Errors are one paragraph on standard error; `--debug` adds the traceback.
+Exit codes: 0 done, 1 the run failed, 2 wrong usage or a run in the wrong state, 3 not found or not
+identified, 4 coordinator unreachable. Errors are one paragraph on standard error; `--debug` adds
+the traceback.
 """
 
 import sys
@@ -15,7 +16,9 @@ from leveret.errors import (
     CoordinatorUnreachable,
     DefinitionError,
     IdentificationError,
+    KeyConflictError,
     NotDeployedError,
+    RunStateError,
     SettingError,
     StateError,
 )
@@ -29,7 +32,8 @@ COMMANDS = {
     "run": "leveret.cli.start:run",
     "resolve": "leveret.cli.look:resolve",
     "definitions": "leveret.cli.look:definitions",
-    "runs": "leveret.cli.look:runs",
+    "runs": "leveret.cli.runs:runs",
+    "why": "leveret.cli.look:why",
     "workers": "leveret.cli.look:workers",
     "key": "leveret.cli.key:key",
 }
@@ -78,7 +82,7 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            _explain(error)
+            explain(error)
         return exit_code(error)
     return result if isinstance(result, int) else DONE
 
@@ -87,7 +91,13 @@ def exit_code(error: Exception) -> int:
     """What the process ends with for an error."""
     match error:
         case (
-            click.ClickException() | AppError() | DefinitionError() | SettingError() | StateError()
+            click.ClickException()
+            | AppError()
+            | DefinitionError()
+            | KeyConflictError()
+            | RunStateError()
+            | SettingError()
+            | StateError()
         ):
             return WRONG_USAGE
         case IdentificationError() | NotDeployedError():
@@ -98,7 +108,8 @@ def exit_code(error: Exception) -> int:
             return RUN_FAILED
 
 
-def _explain(error: Exception) -> None:
+def explain(error: Exception) -> None:
+    """Tell an error as one paragraph on standard error."""
     if isinstance(error, click.ClickException):
         error.show()
     else:

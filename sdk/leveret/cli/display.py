@@ -74,18 +74,26 @@ def clock(seconds: float | None) -> str:
 
 
 def took(row: RunRow, now: float) -> str:
-    """How long the latest attempt has executed."""
-    if row.started_at is None:
+    """How long the latest attempt has executed, if that executes or was the last."""
+    if row.started_at is None or row.state in ("waiting", "parked"):
         return ""
     return f"{(row.finished_at or now) - row.started_at:.2f} s"
 
 
 def fields(message: Wire) -> dict[str, Any]:
     """A message as JSON fields; moments, whose names end in `_at`, as ISO 8601."""
-    return {
-        name: moment(value) if name.endswith("_at") else value
-        for name, value in message.model_dump().items()
-    }
+    return {name: _field(name, value) for name, value in message.model_dump().items()}
+
+
+def _field(name: str, value: Any) -> Any:
+    match value:
+        case dict():
+            within = cast(dict[str, Any], value)
+            return {key: _field(key, each) for key, each in within.items()}
+        case list() | tuple():
+            return [_field(name, each) for each in cast(Sequence[Any], value)]
+        case _:
+            return moment(value) if name.endswith("_at") else value
 
 
 def nested(rows: Sequence[RunRow]) -> dict[str, Any]:
@@ -96,6 +104,14 @@ def nested(rows: Sequence[RunRow]) -> dict[str, Any]:
         if row.parent in nodes:
             nodes[row.parent]["children"].append(node)
     return nodes[rows[0].id]
+
+
+def paragraph(text: str) -> None:
+    """Print a text wrapped to the terminal's width, and in one line elsewhere."""
+    flowing = " ".join(text.split())
+    if sys.stdout.isatty():
+        flowing = click.wrap_text(flowing, width=Console().width)
+    click.echo(flowing)
 
 
 def pairs(values: Mapping[str, str]) -> None:
