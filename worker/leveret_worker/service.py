@@ -71,11 +71,12 @@ class WorkerService:
         serve_more: Callable[[Definition[..., Any]], Awaitable[None]] | None = None,
         lease_after: float = DEFAULT_LEASE_AFTER,
         stop_grace: float = DEFAULT_STOP_GRACE,
+        user_thread: IoThread | None = None,
     ) -> None:
         """`lease_after`: seconds of executing after which a delivery is acknowledged.
 
         `stop_grace`: seconds between asking an execution to end, and killing its process or
-        leaving it to itself.
+        leaving it to itself. `user_thread`: where async code runs, a thread of its own by default.
         """
         self.id = identifiers.new_id("worker")
         self._transport = transport
@@ -87,7 +88,7 @@ class WorkerService:
         self._clock = clock or SystemClock()
         self._serve_more = serve_more
         self._session = Session(transport, where=where, patience=None)
-        self._user_thread = IoThread("leveret-user")
+        self._user_thread = user_thread or IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
         self._pool = ProcessPool(size=self._processes, key=key, grace=stop_grace)
