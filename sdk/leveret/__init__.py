@@ -14,6 +14,7 @@ from leveret.errors import (
     CoordinatorUnreachable,
     DefinitionError,
     IdentificationError,
+    KeyConflictError,
     LeveretError,
     NestedCallError,
     NotDeployedError,
@@ -27,10 +28,12 @@ from leveret.errors import (
     StateError,
     WorkerLost,
 )
+from leveret.retries import Retry
 
 if TYPE_CHECKING:
     from leveret.client import Client, connect, local
     from leveret.runs import Run
+    from leveret.steps import now, random, sleep, step, uuid
     from leveret.watch import watch
 
 __version__ = "0.1.0"
@@ -38,12 +41,19 @@ __version__ = "0.1.0"
 __all__ = [
     # define and call
     "Call",
+    "Retry",
     "Task",
     "Workflow",
     "define",
     "gather",
     "map",
     "watch",
+    # what a workflow does itself
+    "now",
+    "random",
+    "sleep",
+    "step",
+    "uuid",
     # where it runs
     "Client",
     "Run",
@@ -54,6 +64,7 @@ __all__ = [
     "CoordinatorUnreachable",
     "DefinitionError",
     "IdentificationError",
+    "KeyConflictError",
     "LeveretError",
     "NestedCallError",
     "NoWorkerWarning",
@@ -73,6 +84,7 @@ _LATER = {
     "connect": "leveret.client",
     "local": "leveret.client",
     "Run": "leveret.runs",
+    **dict.fromkeys(("now", "random", "sleep", "step", "uuid"), "leveret.steps"),
     "watch": "leveret.watch",
 }
 

@@ -1,5 +1,6 @@
 """Where the running code stands: in which run, if any, and what its calls go through."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -38,12 +39,17 @@ class RunContext:
         default_factory=dict[tuple[str, str], tuple[str | None, str]]
     )
     """The hash of the arguments that each key was used with, and how they look."""
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict[str, asyncio.Lock])
 
     def next_ordinal(self, callee: str, identity: str) -> int:
         """How many equal calls this run has made before; counts this one."""
         ordinal = self._ordinals[callee, identity]
         self._ordinals[callee, identity] += 1
         return ordinal
+
+    def turn(self, step: str) -> asyncio.Lock:
+        """Held while the step of this id is done."""
+        return self._turns.setdefault(step, asyncio.Lock())
 
     def use_key(self, key: str, callee: str, digest: str | None, shown: str) -> None:
         """Remember what a key means. Raises `KeyConflictError` if it means another call here."""

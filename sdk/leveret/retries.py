@@ -143,8 +143,9 @@ def seconds(what: str, value: object, *, zero: bool = False) -> float:
 
 def exceptions(what: str, value: object) -> tuple[type[BaseException], ...]:
     """Exception classes, of one or several. Raises `DefinitionError` naming what is none."""
-    one = isinstance(value, (type, str)) or not isinstance(value, Iterable)
-    kinds = (value,) if one else tuple(cast("Iterable[object]", value))
+    kinds: tuple[object, ...] = (value,)
+    if isinstance(value, Iterable) and not isinstance(value, (type, str)):
+        kinds = tuple(cast("Iterable[object]", value))
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise DefinitionError(
@@ -157,4 +158,4 @@ def exceptions(what: str, value: object) -> tuple[type[BaseException], ...]:
 def _is_number(value: object) -> TypeGuard[int | float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value)
+    return isinstance(value, int) or math.isfinite(value)

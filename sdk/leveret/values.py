@@ -248,6 +248,13 @@ _FIELDS: dict[type, tuple[Mark, Callable[[Any], list[object]]]] = {
 }
 
 
+def is_constant(value: object) -> bool:
+    """Whether it is immutable and travels without a pickle."""
+    if type(value) in (tuple, frozenset):
+        return all(map(is_constant, cast("Iterable[object]", value)))
+    return type(value) in _ATOMS or (type(value) in _FIELDS and type(value) is not bytearray)
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 

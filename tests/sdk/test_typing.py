@@ -10,11 +10,13 @@ import pytest
 
 RIGHT = """
 import asyncio
+import datetime
+import uuid
 from collections.abc import AsyncIterator
 from typing import assert_type
 
 import leveret
-from leveret import Call, Run, Task, Workflow, define
+from leveret import Call, Retry, Run, Task, Workflow, define
 
 
 @define.task
@@ -34,9 +36,33 @@ async def flow(numbers: list[int]) -> list[float]:
     return results
 
 
-@define.workflow(name="other")
+@define.workflow(name="other", retries=Retry(3, on=OSError), timeout=5)
 async def other() -> str:
+    now = await leveret.now()
+    assert_type(now, datetime.datetime)
+    assert_type(await leveret.uuid(), uuid.UUID)
+    assert_type(await leveret.random(), float)
+    await leveret.sleep(5)
+    await leveret.sleep(datetime.timedelta(hours=1))
+    assert_type(await leveret.step(sync_step, 1, b="x"), list[int])
+    assert_type(await leveret.step(async_step, 1), bytes)
+    assert_type(await leveret.step.options(key="a")(async_step, 1), bytes)
+    assert_type(await asyncio.create_task(leveret.step(async_step, 1)), bytes)
+    assert_type(await leveret.step(lambda: 3), int)
     return ""
+
+
+@define.task(retries=3, backoff=0.5, retry_on=(OSError, KeyError), timeout=5, total_timeout=60)
+async def patient(a: int) -> bytes:
+    return b""
+
+
+def sync_step(a: int, *, b: str) -> list[int]:
+    return [a]
+
+
+async def async_step(a: int) -> bytes:
+    return b""
 
 
 async def use() -> None:
@@ -49,6 +75,9 @@ async def use() -> None:
     assert_type(await leveret.gather([plain(1), plain(2)]), list[float])
     assert_type(leveret.map(configured, [1, 2], limit=2), AsyncIterator[bytes])
     assert_type(await leveret.watch(flow([1])), list[float])
+    assert_type(patient.options(retries=1)(1), Call[bytes])
+    assert_type(await patient.options(timeout=None, key="a")(1), bytes)
+    assert_type(await other.options(retries=Retry(initial=datetime.timedelta(1)))(), str)
     async with leveret.local() as client:
         run = await client.start(configured(1))
         assert_type(run, Run[bytes])
@@ -64,6 +93,7 @@ assert_type(asyncio.run(other()), str)
 WRONG = """
 import asyncio
 
+import leveret
 from leveret import define
 
 
@@ -86,6 +116,16 @@ async def use() -> None:
     text: str = await configured(1)  # wrong
     asyncio.run(plain)  # wrong
     define.task(version=1)  # wrong
+    define.task(retries="3")  # wrong
+    define.task(retry_on=int)  # wrong
+    define.task(key="a")  # wrong
+    plain.options(timeout="3")  # wrong
+    plain.options(retry=3)  # wrong
+    plain.options(key="a")("one")  # wrong
+    leveret.Retry(3, 4)  # wrong
+    leveret.Retry(then="explode")  # wrong
+    await leveret.step(plain.fn, "one")  # wrong
+    await leveret.sleep("1")  # wrong
     print(text)
 
 

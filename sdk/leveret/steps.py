@@ -1,0 +1,386 @@
+"""Steps: what a workflow does itself, recorded like the result of a call.
+
+A step runs in place, in its workflow's own process, and its end is kept as a row below the run. A
+workflow run that is executed again is answered with it. Rules of this file:
+
+- Identity and ordinal are taken when the step is made, not when it is awaited.
+- What counts is what the coordinator has: the first record of a step wins, and every execution goes
+  on with that one, the one that made another record included.
+- Cancelling who awaits a step records nothing. A sleep is recorded when it begins.
+- Outside of a workflow run a step is just done: there is nothing that would be executed again.
+"""
+
+import asyncio
+import datetime as dt
+import inspect
+import random as randomness
+import uuid as uuids
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+
+from leveret import identity, payload, scripts, values
+from leveret.context import RunContext, current_run, current_step, stepping
+from leveret.errors import LeveretError, NestedCallError, PayloadError, RunCancelled
+from leveret.failures import decode_failure, describe, encode_failure
+from leveret.options import checked_key
+from leveret.pending import Pending
+from leveret.runs import REFUSALS
+from leveret_broker import identifiers, messages
+
+if TYPE_CHECKING:
+    from leveret.connection import Connection
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFINITION = "leveret.step"
+"""The name that stands for every step's definition."""
+LONGEST_SLEEP = dt.timedelta(days=36_500).total_seconds()
+"""Seconds."""
+TRIES = 3
+"""How often a record is sent that is answered as if it were asked for only."""
+_TARGET = messages.Target(kind="step", name=DEFINITION)
+
+
+class Stepper:
+    """What `leveret.step` is: `step(fn, *args)`, or `step.options(key=…)(fn, *args)`."""
+
+    def __init__(self, key: str | None = None) -> None:
+        self._key = key
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function in place, sync or async, and record how it ends; to be awaited.
+
+        A workflow run that is executed again gets the recorded result, or the recorded exception,
+        and the function is not called. Keep it short: a sync one holds up the worker's event loop.
+        Raises `NestedCallError` inside another step, and `PayloadError` for arguments that nothing
+        identifies.
+        """
+        return _made(_name(fn), fn, args, kwargs, self._key)
+
+    def options(self, *, key: str | None) -> "Stepper":
+        """Steps that are known by a key in place of their arguments.
+
+        The same key for the same function means the same step in one workflow run. Raises
+        `DefinitionError` for what can't be a key.
+        """
+        return Stepper(None if key is None else checked_key(key))
+
+
+step = Stepper()
+
+
+def now() -> Coroutine[Any, Any, dt.datetime]:
+    """The time as a step: an aware `datetime` in UTC."""
+    return _made("leveret.now", _utc, (), {})
+
+
+def uuid() -> Coroutine[Any, Any, uuids.UUID]:
+    """A random UUID (version 4) as a step."""
+    return _made("leveret.uuid", uuids.uuid4, (), {})
+
+
+def random() -> Coroutine[Any, Any, float]:
+    """A random number in [0, 1) as a step."""
+    return _made("leveret.random", randomness.random, (), {})
+
+
+def sleep(seconds: float | dt.timedelta) -> Coroutine[Any, Any, None]:
+    """Wait, holding no slot; the time goes on while nobody executes the workflow run.
+
+    Takes seconds or a `timedelta`. Raises `ValueError` for what is negative or no number.
+    """
+    delay = _delay(seconds)
+    run = _workflow_run("leveret.sleep")
+    if run is None:
+        return asyncio.sleep(delay)
+    return _slept(_placed(run, "leveret.sleep", (delay,), {}), delay)
+
+
+def _utc() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _delay(seconds: float | dt.timedelta) -> float:
+    given: Any = seconds.total_seconds() if isinstance(seconds, dt.timedelta) else seconds
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise ValueError(f"a sleep takes seconds or a timedelta, not {seconds!r}")
+    if not 0 <= given <= LONGEST_SLEEP:
+        raise ValueError(f"a sleep takes 0 to {LONGEST_SLEEP:.0f} seconds, not {seconds!r}")
+    return float(given)
+
+
+# -- where a step stands --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A step of a workflow run: what its record is found by."""
+
+    caller: RunContext
+    name: str
+    """What the step calls."""
+    run: str
+    """The id of its row."""
+    identity: str
+    ordinal: int
+    key: str | None
+    digest: str | None
+
+
+def _placed(
+    run: RunContext,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    key: str | None = None,
+) -> Place:
+    callee = f"{DEFINITION}:{name}"
+    content = _content(name, args, kwargs, key)
+    digest = None if content is None else content.digest
+    if key is None:
+        assert content is not None, "what can't be identified was refused"
+        known, ordinal = content.text, run.next_ordinal(callee, content.text)
+    else:
+        run.use_key(key, callee, digest, identity.shown(args, kwargs))
+        known, ordinal = identity.of_key(key), 0
+    return Place(
+        caller=run,
+        name=name,
+        run=identifiers.child_run_id(run.run, f"{run.project}:{callee}", known, ordinal),
+        identity=known,
+        ordinal=ordinal,
+        key=key,
+        digest=digest,
+    )
+
+
+def _content(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None
+) -> identity.Content | None:
+    try:
+        return identity.of_arguments(payload.encode_arguments(args, kwargs), args, kwargs)
+    except PayloadError as error:
+        if key is not None:
+            return None
+        raise PayloadError(
+            f"nothing tells this step {name} from others: {error}. Give it a key, by "
+            "leveret.step.options(key=…)(…), and its arguments may be anything"
+        ) from error
+
+
+def _workflow_run(name: str) -> RunContext | None:
+    """The workflow run that a step belongs to, if any. Raises `NestedCallError` in a step."""
+    around = current_step()
+    if around is not None:
+        raise NestedCallError(
+            f"the step {name} was made inside the step {around}, which is recorded as a whole: "
+            f"make it in the workflow itself, or call the plain function"
+        )
+    run = current_run()
+    return run if run is not None and run.kind == "workflow" else None
+
+
+def _name(fn: Any) -> str:
+    """A function's qualified name, with its module."""
+    while isinstance(fn, partial):
+        fn = cast("partial[Any]", fn).func
+    named: Any = fn if hasattr(fn, "__qualname__") else type(cast(object, fn))
+    module = getattr(named, "__module__", None)  # that of a method of a C class is None
+    name = str(named.__qualname__)
+    return f"{scripts.public_module(module)}.{name}" if module else name
+
+
+def _taken_along(fn: Any) -> tuple[object, ...]:
+    """Constants that a nested function or a partial has with it: arguments in all but name.
+
+    They tell apart what one line of a workflow makes of many values, such as
+    `step(lambda: read(path))`. What may change doesn't count.
+    """
+    if isinstance(fn, partial):
+        made = cast("partial[Any]", fn)
+        return (*_taken_along(made.func), made.args, made.keywords)
+    if "<" not in getattr(fn, "__qualname__", ""):
+        return ()
+    cells = [cell for cell in getattr(fn, "__closure__", None) or () if _is_filled(cell)]
+    held = [cell.cell_contents for cell in cells]
+    named: dict[str, object] = getattr(fn, "__kwdefaults__", None) or {}
+    kept = [*held, *(getattr(fn, "__defaults__", None) or ()), *named.values()]
+    return tuple(value for value in kept if values.is_constant(value))
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # its variable is not set yet
+        return False
+
+
+# -- doing it -------------------------------------------------------------------------------------
+
+
+def _made(
+    name: str,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    key: str | None = None,
+) -> Coroutine[Any, Any, Any]:
+    run = _workflow_run(name)
+    call = partial(fn, *args, **kwargs)
+    if run is None:
+        return _called(name, call)
+    along = _taken_along(fn)
+    return _recorded(_placed(run, name, (*args, *along), kwargs, key), call)
+
+
+async def _called(name: str, call: Callable[[], Any]) -> Any:
+    with stepping(name):
+        result = call()
+        return await result if inspect.isawaitable(result) else result
+
+
+async def _recorded(place: Place, call: Callable[[], Any]) -> Any:
+    _refuse_abandoned(place)
+    async with _one_at_a_time(place):
+        if not place.caller.fresh or place.key is not None:
+            known = await _known(place)
+            if known is not None:
+                return _opened(place, known)
+        return _opened(place, await _submitted(place, await _end(place, call)))
+
+
+def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
+    """Steps of one key are one step: the second waits for the first's record."""
+    return nullcontext() if place.key is None else place.caller.turn(place.run)
+
+
+async def _end(place: Place, call: Callable[[], Any]) -> messages.Recorded:
+    """Call the function. Raises what isn't an `Exception`, which records nothing."""
+    key = _key(place)
+    try:
+        result = await _called(place.name, call)
+        sealed = _sealed(place, result)
+    except Exception as error:
+        sealed = encode_failure(error, key=key, context=_context(place, "error"))
+        return messages.Recorded(name=place.name, error=sealed, failure=describe(error))
+    return messages.Recorded(name=place.name, result=sealed)
+
+
+def _sealed(place: Place, result: object) -> bytes:
+    try:
+        context = _context(place, "result")
+        return payload.seal(payload.encode(result), key=_key(place), context=context)
+    except PayloadError as error:
+        raise PayloadError(
+            f"the result of the step {place.name} (a {type(result).__name__}) can't be recorded: "
+            f"{error}"
+        ) from error
+
+
+async def _slept(place: Place, delay: float) -> None:
+    _refuse_abandoned(place)
+    record = messages.Recorded(name=place.name, result=_sealed(place, None), delay=delay)
+    try:
+        _opened(place, await _submitted(place, record))
+    except asyncio.CancelledError:
+        if not place.caller.abandoned:
+            _connection(place).session.cancel(place.run)
+        raise
+
+
+async def _known(place: Place) -> messages.Finished | None:
+    """How the step ended in an earlier execution, if it did."""
+    pending = _connection(place).session.attach(place.run)
+    answer = await _answer(pending)
+    match answer:
+        case messages.Rejected(code="unknown-run"):
+            return None
+        case messages.Finished(state="failed" | "cancelled") if place.caller.round > 1:
+            return None  # perhaps in an earlier round: the coordinator knows, and asks for no more
+        case messages.Finished():
+            return answer
+        case _:
+            raise _refused(place, answer)
+
+
+async def _submitted(place: Place, record: messages.Recorded) -> messages.Finished:
+    """Have the end recorded, and return the one that is."""
+    caller = place.caller
+    submission = messages.Submission(
+        run=place.run,
+        target=_TARGET,
+        project=caller.project,
+        arguments=b"",
+        parent=caller.run,
+        root=caller.root,
+        identity=place.identity,
+        ordinal=place.ordinal,
+        key=place.key,
+        digest=place.digest,
+        round=caller.round,
+        recorded=record,
+    )
+    answer: messages.Wire | None = None
+    for _ in range(TRIES):
+        answer = await _answer(_connection(place).session.submit(submission))
+        if isinstance(answer, messages.Finished):
+            return answer
+        if not isinstance(answer, messages.Rejected) or answer.code != "unknown-run":
+            break  # else it is the second answer to what was asked before, sent by a reconnect
+    raise _refused(place, answer)
+
+
+async def _answer(pending: Pending) -> messages.Wire | None:
+    await pending.until(lambda pending: pending.is_settled)
+    if pending.error is not None:
+        raise pending.error
+    return pending.answer
+
+
+def _opened(place: Place, end: messages.Finished) -> Any:
+    """The recorded result; or raises the recorded exception."""
+    key = _key(place)
+    if end.state == "cancelled":
+        raise RunCancelled(f"the step {place.name} ({place.run}) was cancelled")
+    if end.state == "succeeded" and end.result is not None:
+        return payload.unseal(end.result, key=key, context=_context(place, "result"))
+    context = _context(place, "error")
+    raise decode_failure(end.error, end.failure, key=key, context=context)
+
+
+def _refused(place: Place, answer: messages.Wire | None) -> LeveretError:
+    if isinstance(answer, messages.Rejected):
+        told = f"the step {place.name} ({place.run}) was not recorded: {answer.message}"
+        return REFUSALS[answer.code](told)
+    return LeveretError(f"the step {place.name} ({place.run}): unexpected answer {answer!r}")
+
+
+def _refuse_abandoned(place: Place) -> None:
+    if place.caller.abandoned:
+        raise asyncio.CancelledError(f"run {place.caller.run} was given back by this worker")
+
+
+def _connection(place: Place) -> "Connection":
+    connection = place.caller.connection
+    assert connection is not None, "a workflow run has a connection"
+    return connection
+
+
+def _key(place: Place) -> bytes | None:
+    return _connection(place).key
+
+
+def _context(place: Place, direction: Any) -> payload.Context:
+    return payload.Context(project=place.caller.project, run=place.run, direction=direction)
