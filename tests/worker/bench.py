@@ -95,10 +95,13 @@ class Bench:
         self.runner = ByHand()
         self.reporter = Reporter(self.transport, "worker_1")
         self.membership = Membership(lambda: None, self.clock)
+        self.resumed: list[float] = []
+        """The pauses that were noticed."""
+        self.suspension = Suspension(self.clock, self._resume)
         self.claims = Claims(
             reporter=self.reporter,
             membership=self.membership,
-            suspension=Suspension(self.clock, lambda seconds: None),
+            suspension=self.suspension,
             clock=self.clock,
             alarms=self.alarms,
         )
@@ -131,6 +134,10 @@ class Bench:
         await self.alarms.stop()
         for transport in (self.transport, self.onlooker):
             await transport.close()
+
+    def _resume(self, seconds: float) -> None:
+        self.resumed.append(seconds)
+        self.executor.doubt_waiting()
 
     def _accept(self, delivery: Delivery) -> None:
         message = codec.decode(delivery.body, messages.Invocations)
@@ -182,6 +189,11 @@ class Bench:
         async with asyncio.timeout(5):
             while self.accepted < count:
                 await asyncio.sleep(0)
+
+    async def watch(self) -> None:
+        """Look at the clock from now on, regularly."""
+        self.suspension.watch(self.alarms)
+        await settle()
 
     def grant(self, run: str, granted: int | None, *, attempt: int = 1) -> None:
         """Answer a claim."""

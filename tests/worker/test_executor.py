@@ -1,19 +1,8 @@
 """Who may start, what a delivery is settled with, and what a second delivery is."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-
-import pytest
 
 from tests.worker.bench import QUEUE, Bench, crunch, flow
-
-
-@pytest.fixture
-async def bench() -> AsyncGenerator[Bench]:
-    made = Bench()
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def test_no_more_execute_than_there_are_slots(bench: Bench) -> None:

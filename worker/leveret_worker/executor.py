@@ -137,12 +137,14 @@ class Executor:
             self._stop_up_to(stop.run, stop.attempt)
 
     def decide(self, verdicts: Iterable[messages.Verdict]) -> None:
-        """What the coordinator says to claims. What is not here any more is ignored."""
+        """What the coordinator says to claims."""
         for verdict in verdicts:
             if execution := self._claims.settle(verdict):
                 self._decide(execution, verdict.granted)
             elif verdict.granted != verdict.attempt:
                 self._refuse(verdict)
+            if verdict.granted is not None:
+                self._return_unless_here(verdict.run, verdict.granted)
         self._start_next()
 
     def _refuse(self, verdict: messages.Verdict) -> None:
@@ -150,6 +152,16 @@ class Executor:
         execution = self._known.find(verdict.run, verdict.attempt)
         if execution is not None and execution.is_running:
             self._drop(execution)
+
+    def _return_unless_here(self, run: str, granted: int) -> None:
+        """This worker got what it claimed, and has given it back meanwhile."""
+        if self._known.find(run, granted) or self._known.is_over(run, granted):
+            return
+        now = self._clock.now()
+        returned = messages.Outcome(
+            run=run, attempt=granted, state="returned", started_at=now, finished_at=now
+        )
+        self._reporter.report(returned, lambda: None)
 
     def _decide(self, execution: Execution, granted: int | None) -> None:
         if granted is None or self._known.is_over(execution.run, granted):
