@@ -127,6 +127,8 @@ class Bench:
         await self.onlooker.consume(topology.OUTCOMES.name, self._hear, prefetch=0)
         self.alarms.start()
         self.membership.admit(GENERATION)
+        self.suspension.watch(self.alarms)
+        await settle()
 
     async def close(self) -> None:
         self.reporter.close()
@@ -189,11 +191,6 @@ class Bench:
         async with asyncio.timeout(5):
             while self.accepted < count:
                 await asyncio.sleep(0)
-
-    async def watch(self) -> None:
-        """Look at the clock from now on, regularly."""
-        self.suspension.watch(self.alarms)
-        await settle()
 
     def grant(self, run: str, granted: int | None, *, attempt: int = 1) -> None:
         """Answer a claim."""

@@ -69,7 +69,6 @@ async def test_what_has_waited_long_is_claimed(
 ) -> None:
     for run in ("a", "b", "c"):
         await bench.deliver(run)
-    await bench.watch()
     await bench.clock.let_pass(seconds)
     bench.runner.end("a")
     assert await claims(bench) == ([("c", 1, False)] if is_claimed else [])
@@ -78,7 +77,6 @@ async def test_what_has_waited_long_is_claimed(
 async def test_what_waited_while_the_process_was_stopped_is_claimed(bench: Bench) -> None:
     for run in ("a", "b", "c"):
         await bench.deliver(run)
-    await bench.watch()
     bench.clock.jump(5)
     bench.runner.end("a")  # in the first turn after the pause
     assert bench.runner.begun == ["a", "b"]
@@ -89,7 +87,6 @@ async def test_what_waited_while_the_process_was_stopped_is_claimed(bench: Bench
 async def test_a_pause_that_is_noticed_by_the_way_counts_as_well(bench: Bench) -> None:
     for run in ("a", "b", "c"):
         await bench.deliver(run)
-    await bench.watch()
     bench.clock.jump(5)
     await settle()
     bench.runner.end("a")
@@ -98,7 +95,6 @@ async def test_a_pause_that_is_noticed_by_the_way_counts_as_well(bench: Bench) -
 
 
 async def test_a_loop_that_was_busy_for_a_moment_was_not_stopped(bench: Bench) -> None:
-    await bench.watch()
     bench.clock.jump(3)
     await settle()
     await bench.clock.let_pass(60)
