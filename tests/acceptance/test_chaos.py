@@ -18,7 +18,8 @@ from tests.acceptance.chaos.evidence import Evidence, Row
 from tests.acceptance.chaos.ledger import Event, Line
 from tests.acceptance.chaos.run import run
 
-SEEDS = (1, 2, 3)
+SEEDS = (3, 4, 7)
+"""Every kind of fault comes up with each of them."""
 FAULTS = 67
 """Of each seed: more than 200 in all."""
 
@@ -153,7 +154,7 @@ def test_nothing_is_said_of_a_round_in_which_all_went_well() -> None:
         (replace(evidence(), journal=[Entry(index=0, run=ROOT)]), "was never heard"),
         (replace(evidence(), journal=[Entry(index=0, run=ROOT, value=1)]), "not 1"),
         (replace(evidence(), timers=[{"seq": 1}]), "a timer is left"),
-        (replace(evidence(), waiters=[{"run_id": ROOT}]), "still owed"),
+        (replace(evidence(), waiters=[{"run_id": ROOT, "session": "s"}]), "still owed"),
         (replace(evidence(), changed_ends=["run_9 had ended"]), "had ended"),
         (replace(evidence(), left={"leveret.dead": 1}), "1 messages are left in leveret.dead"),
         (replace(evidence(), memory={"w": [60.0] * 30 + [200.0] * 30}), "grew from 60 to 200"),

@@ -162,6 +162,7 @@ class Cluster:
         """SIGTERM, for good."""
         for member in members:
             assert member.process is not None
+            member.finished = True
             if member.is_up and (code := member.process.terminate()):
                 self.troubles.append(f"{member.name} ended with {code} when it was stopped")
 

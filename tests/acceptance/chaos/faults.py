@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.acceptance.chaos import evidence
 from tests.acceptance.chaos.cluster import SILENT_AFTER, Cluster, Member, children, send
 
-GAPS = (0.0, 0.8)
+GAPS = (0.0, 0.7)
 """Seconds between two faults, at least and at most."""
 DOWN = (0.0, 0.0, 0.5, 2.0)
 """Seconds until what was killed is started again."""

@@ -1,5 +1,6 @@
 """What a failing round tells: enough to find the mistake with nothing but a CI's log."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from tests.acceptance.chaos.evidence import Evidence
 from tests.acceptance.chaos.verdict import Violation
 
 MOST_VIOLATIONS = 40
-MOST_RUNS = 6
+MOST_RUNS = 8
 MOST_MENTIONS = 30
 TAIL = 25
 """Lines of each process's latest log."""
+IDS = re.compile(r"(run|session|worker)_\w+")
+NUMBERS = re.compile(r"\d+")
 BORING = ("seq", "project", "definition", "identity", "asked_for", "digest", "options")
 
 
@@ -46,8 +49,8 @@ def told(
     logs: Mapping[str, Sequence[Path]],
 ) -> str:
     """The whole report."""
-    runs = list(dict.fromkeys(found.run for found in violations if found.run))
     kinds = Counter(_kind(found.what) for found in violations)
+    runs = _telling(violations)
     parts = [
         f"seed {evidence.seed}: {len(violations)} violations",
         *[f"  {count} × {kind}" for kind, count in kinds.most_common()],
@@ -57,7 +60,7 @@ def told(
         *_faults(done),
     ]
     parts += ["\nleft in queues:", *evidence.examples] if evidence.examples else []
-    for run in runs[:MOST_RUNS]:
+    for run in runs:
         parts += [f"\nrun {run}:", *_story(run, evidence, began), *_mentions(run, logs)]
     return "\n".join([*parts, *_tails(logs)])
 
@@ -75,7 +78,15 @@ def _faults(done: Sequence[Done]) -> list[str]:
 
 
 def _kind(what: str) -> str:
-    return "".join("#" if letter.isdigit() else letter for letter in what)[:60]
+    """The same for violations of the same kind."""
+    return NUMBERS.sub("#", IDS.sub("…", what))[:70]
+
+
+def _telling(violations: Sequence[Violation]) -> list[str]:
+    """Runs to tell the stories of: one of each kind of violation, then more."""
+    firsts = {_kind(found.what): found.run for found in reversed(violations) if found.run}
+    runs = [*firsts.values(), *[found.run for found in violations if found.run]]
+    return list(dict.fromkeys(runs))[:MOST_RUNS]
 
 
 def _clock(at: float) -> str:

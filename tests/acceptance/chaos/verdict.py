@@ -66,7 +66,10 @@ def every_run_has_ended(evidence: Evidence) -> Iterator[Violation]:
     for timer in evidence.timers:
         yield Violation(what=f"a timer is left: {timer}")
     for waiter in evidence.waiters:
-        yield Violation(what=f"an answer is still owed: {waiter}", run=waiter["run_id"])
+        about = evidence.rows.get(waiter["run_id"])
+        if about is None or about.finished_at is not None:
+            told = f"an answer is still owed to {waiter['session']}"
+            yield Violation(what=told, run=waiter["run_id"])
     for change in evidence.changed_ends:
         yield Violation(what=change, run=change.split()[0])
 
