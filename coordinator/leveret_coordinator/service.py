@@ -5,9 +5,6 @@ Rules:
 - One task does everything that touches the catalog, one batch after the other.
 - A batch is acknowledged after its decision was committed and handed to the broker. Killed anywhere
   before, the same messages come again and decide nothing new.
-- What the broker confirmed is written with the next batch, or soon after when there is none. Killed
-  before, it is published twice.
-- What is left of earlier days goes out between the batches, a page at a time.
 - What is due, and what went wrong unheard, comes in as messages that the coordinator tells itself.
 - No lone message waits for a timer.
 """
@@ -15,8 +12,7 @@ Rules:
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,8 +39,8 @@ from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.intake import Received
-from leveret_coordinator.outbox import Backlog, Outbox
-from leveret_coordinator.records import Confirmed, PendingRun, RefusedAttempt
+from leveret_coordinator.publishing import Publisher
+from leveret_coordinator.records import PendingRun
 from leveret_coordinator.recoverer import Recoverer, RecoverySettings
 from leveret_coordinator.statements import Connect
 from leveret_coordinator.timers import Timers
@@ -106,11 +102,17 @@ class CoordinatorService:
         self._connect = connect
         self._clock = clock or SystemClock()
         self._settings = settings or CoordinatorSettings()
-        self._outbox = Outbox(transport)
-        self._backoff = Backoff(self._settings.retry_first, self._settings.retry_longest)
         self._wake = asyncio.Event()
-        self._confirm = Alarm(self._clock, self._wake.set)
-        self._retry = Alarm(self._clock, self._wake.set)
+        self._publisher = Publisher(
+            transport,
+            self._clock,
+            self._wake.set,
+            confirm_after=self._settings.confirm_after,
+            retry_first=self._settings.retry_first,
+            retry_longest=self._settings.retry_longest,
+            page=self._settings.page,
+        )
+        self._backoff = Backoff(self._settings.retry_first, self._settings.retry_longest)
         self._pause_over = Alarm(self._clock, self._wake.set)
         self._look = Alarm(self._clock, self._wake.set)
         self._timers = Timers(self._clock, self._wake.set)
@@ -118,9 +120,6 @@ class CoordinatorService:
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
-        self._confirmed = Confirmed()
-        self._backlog: Backlog | None = None
-        self._unpublishable: list[RefusedAttempt] = []
         self._stopping = False
         self._catalog: Catalog | None = None
         self._consumers: list[Consumer] = []
@@ -158,7 +157,7 @@ class CoordinatorService:
                     queue.name, self._arrived, prefetch=self._settings.prefetch
                 )
                 self._consumers.append(consumer)
-            self._open_backlog()
+            self._publisher.open_backlog(self._catalog, self._generation)
             self._loop = asyncio.create_task(self._serve(), name="coordinator")
         except BaseException:
             await self._release()
@@ -192,7 +191,7 @@ class CoordinatorService:
         await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
-        for alarm in (self._confirm, self._retry, self._pause_over, self._look, self._timers):
+        for alarm in (self._pause_over, self._look, self._timers):
             alarm.clear()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
@@ -202,7 +201,7 @@ class CoordinatorService:
                 log.warning("consumer not cancelled", error=str(error))
         while self._inbox:
             self._inbox.popleft().nack()
-        await self._close_backlog()
+        await self._publisher.close()
         catalog, self._catalog = self._catalog, None
         if catalog is not None:
             await catalog.close()
@@ -231,25 +230,27 @@ class CoordinatorService:
             except Exception as error:
                 log.exception("coordinator goes on after an error", error=str(error))
                 await self._pause(self._backoff.next())
-        await self._write_confirmed()
+            else:
+                self._backoff.reset()
+        await self._publisher.write_confirmed(self._open_catalog)
 
     async def _step(self) -> None:
         """Do what is due, or wait until something is."""
-        if self._retry.is_due and self._backlog is None:
-            self._open_backlog()
-        elif self._unpublishable:
+        if self._publisher.is_backlog_due:
+            self._publisher.open_backlog(self._open_catalog, self._generation)
+        elif self._publisher.has_unpublishable:
             await self._fail_unpublishable()
         elif self._timers.is_due:
             await self._fire_timers()
         elif self._look.is_due:
             await self._recover()
-        elif self._backlog is not None or self._inbox:
-            if self._backlog is not None:
-                await self._publish_page(self._backlog)
+        elif self._publisher.has_backlog or self._inbox:
+            if self._publisher.has_backlog:
+                await self._publisher.publish_page(self._open_catalog)
             if self._inbox:
                 await self._round(self._take())
-        elif self._confirm.is_due:
-            await self._write_confirmed()
+        elif self._publisher.is_confirmation_due:
+            await self._publisher.write_confirmed(self._open_catalog)
         else:
             self._wake.clear()
             await self._wake.wait()
@@ -316,7 +317,7 @@ class CoordinatorService:
         await self._write(decision, now)
         self._timers.note(decision.timers)
         self._note_workers(decision)
-        with self._published_later_on_failure():
+        with self._publisher.later_on_failure():
             await self._carry_out(decision)
         self._count(decision.refused)
 
@@ -337,7 +338,7 @@ class CoordinatorService:
             reply = await self._reply(question)
             answers.append(Answer(session=question.session, reply=reply))
         pending = await self._pending(decision)
-        await self._send(
+        await self._publisher.send(
             [
                 *parcels.pack_stops(decision.stops),
                 *(parcels.pack_invocation(each, self._generation) for each in pending),
@@ -394,16 +395,17 @@ class CoordinatorService:
 
     async def _publish_what_is_stuck(self) -> None:
         before = self._clock.now() - self._settings.stuck_after
-        is_under_way = self._backlog is not None or self._retry.is_set
-        if not is_under_way and await self._open_catalog.has_pending(before=before):
-            self._open_backlog()
+        if self._publisher.is_mending:
+            return
+        if await self._open_catalog.has_pending(before=before):
+            self._publisher.open_backlog(self._open_catalog, self._generation)
 
     async def _write(self, decision: Decision, now: float) -> None:
         """Commit the decision, with what was confirmed since the last time."""
-        if not (decision.writes or self._confirmed):
-            return
-        await self._open_catalog.write(decision, self._confirmed, now=now)
-        self._forget_confirmed()
+        confirmed = self._publisher.confirmed
+        if decision.writes or confirmed:
+            await self._open_catalog.write(decision, confirmed, now=now)
+            self._publisher.written()
 
     def _count(self, refused: Sequence[LateOutcome]) -> None:
         self._refused_outcomes += len(refused)
@@ -416,88 +418,9 @@ class CoordinatorService:
                 reason=late.reason,
             )
 
-    # -- the outbox -------------------------------------------------------------------------------
-
-    async def _send(self, packed: Sequence[parcels.Parcel]) -> None:
-        """Publish. What fails is tried again later."""
-        if await self._publish(packed):
-            self._try_later()
-        elif self._backlog is None and not self._retry.is_set:
-            self._backoff.reset()
-
-    async def _publish(self, packed: Sequence[parcels.Parcel]) -> bool:
-        """Whether some of it is to be tried again."""
-        if not packed:
-            return False
-        sent = await self._outbox.send(packed)
-        if sent.confirmed:
-            self._confirmed += sent.confirmed
-            self._confirm.set(self._settings.confirm_after)
-        self._unpublishable += sent.refused
-        return sent.has_failed
-
-    @contextmanager
-    def _published_later_on_failure(self) -> Generator[None, None, None]:
-        """What is committed and fails to be published is published from the catalog later."""
-        try:
-            yield
-        except Exception:
-            self._try_later()
-            raise
-
-    def _try_later(self) -> None:
-        if not self._retry.is_set:
-            self._retry.set(self._backoff.next())
-
-    async def _write_confirmed(self) -> None:
-        if self._confirmed:
-            await self._open_catalog.confirm(self._confirmed, now=self._clock.now())
-        self._forget_confirmed()
-
-    def _forget_confirmed(self) -> None:
-        self._confirmed = Confirmed()
-        self._confirm.clear()
-
-    async def _publish_page(self, backlog: Backlog) -> None:
-        """Publish the next of what the broker has not confirmed; at the end, the pass is over."""
-        try:
-            await self._write_confirmed()  # or the page would hold it again
-            packed = await backlog.next_page()
-            backlog.has_failed |= await self._publish(packed)
-        except Exception:
-            await self._close_backlog()
-            self._try_later()
-            raise
-        if packed:
-            return
-        await self._close_backlog()
-        # What failed meanwhile may stand before the place that the pass had come to.
-        if backlog.has_failed or self._retry.is_set:
-            self._retry.clear()
-            self._try_later()
-        else:
-            self._backoff.reset()
-
-    def _open_backlog(self) -> None:
-        """Begin a pass over all that is to be published again."""
-        self._retry.clear()
-        self._backlog = Backlog(
-            self._open_catalog,
-            page=self._settings.page,
-            unsent=self._outbox.take_unsent(),
-            generation=self._generation,
-        )
-
-    async def _close_backlog(self) -> None:
-        backlog, self._backlog = self._backlog, None
-        if backlog is not None:
-            await backlog.close()
-
     async def _fail_unpublishable(self) -> None:
         """End the runs whose invocations the broker refuses for what they are."""
-        refused, self._unpublishable = self._unpublishable, []
-        with self._published_later_on_failure():
-            await self._deal_with(refused)
+        await self._deal_with(self._publisher.take_unpublishable())
 
 
 def _recovery(settings: CoordinatorSettings) -> RecoverySettings:

@@ -1,0 +1,165 @@
+"""What was committed goes out, now or later; what the broker confirmed is written down.
+
+Rules:
+
+- What the broker confirmed is written with the next batch, or soon after when there is none. Killed
+  before, it is published twice.
+- After a failure, and at the start, all that the catalog still owes goes out again: a *backlog*, a
+  page at a time between the batches.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from leveret_broker.clock import Clock
+from leveret_broker.transport import Transport
+from leveret_coordinator import parcels
+from leveret_coordinator.alarm import Alarm, Backoff
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.outbox import Backlog, Outbox
+from leveret_coordinator.records import Confirmed, RefusedAttempt
+
+
+class Publisher:
+    """Publishes parcels, and knows what is to be published again and what to be written.
+
+    `confirm_after`, `retry_first` and `retry_longest` are seconds; `page` is a number of runs.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        wake: Callable[[], None],
+        *,
+        confirm_after: float,
+        retry_first: float,
+        retry_longest: float,
+        page: int,
+    ) -> None:
+        self._clock = clock
+        self._outbox = Outbox(transport)
+        self._backoff = Backoff(retry_first, retry_longest)
+        self._confirm = Alarm(clock, wake)
+        self._retry = Alarm(clock, wake)
+        self._confirm_after = confirm_after
+        self._page = page
+        self._confirmed = Confirmed()
+        self._backlog: Backlog | None = None
+        self._unpublishable: list[RefusedAttempt] = []
+
+    @property
+    def confirmed(self) -> Confirmed:
+        """What is to be written; then call `written`."""
+        return self._confirmed
+
+    @property
+    def has_backlog(self) -> bool:
+        return self._backlog is not None
+
+    @property
+    def is_backlog_due(self) -> bool:
+        return self._retry.is_due and self._backlog is None
+
+    @property
+    def is_confirmation_due(self) -> bool:
+        return self._confirm.is_due
+
+    @property
+    def is_mending(self) -> bool:
+        """Whether what failed goes out again already, or will."""
+        return self._backlog is not None or self._retry.is_set
+
+    @property
+    def has_unpublishable(self) -> bool:
+        return bool(self._unpublishable)
+
+    def take_unpublishable(self) -> list[RefusedAttempt]:
+        """Attempts whose invocations the broker refuses for what they are."""
+        refused, self._unpublishable = self._unpublishable, []
+        return refused
+
+    async def send(self, packed: Sequence[parcels.Parcel]) -> None:
+        """Publish. What fails is tried again later."""
+        if await self._publish(packed):
+            self._try_later()
+        elif self._backlog is None and not self._retry.is_set:
+            self._backoff.reset()
+
+    @contextmanager
+    def later_on_failure(self) -> Generator[None, None, None]:
+        """What is committed and fails to be published is published from the catalog later."""
+        try:
+            yield
+        except Exception:
+            self._try_later()
+            raise
+
+    async def _publish(self, packed: Sequence[parcels.Parcel]) -> bool:
+        """Whether some of it is to be tried again."""
+        if not packed:
+            return False
+        sent = await self._outbox.send(packed)
+        if sent.confirmed:
+            self._confirmed += sent.confirmed
+            self._confirm.set(self._confirm_after)
+        self._unpublishable += sent.refused
+        return sent.has_failed
+
+    def _try_later(self) -> None:
+        if not self._retry.is_set:
+            self._retry.set(self._backoff.next())
+
+    # -- confirmations ----------------------------------------------------------------------------
+
+    async def write_confirmed(self, catalog: Catalog) -> None:
+        if self._confirmed:
+            await catalog.confirm(self._confirmed, now=self._clock.now())
+        self.written()
+
+    def written(self) -> None:
+        """The catalog has what was confirmed so far."""
+        self._confirmed = Confirmed()
+        self._confirm.clear()
+
+    # -- the backlog ------------------------------------------------------------------------------
+
+    def open_backlog(self, catalog: Catalog, generation: int) -> None:
+        """Begin a pass over all that is to be published again."""
+        self._retry.clear()
+        self._backlog = Backlog(
+            catalog, page=self._page, unsent=self._outbox.take_unsent(), generation=generation
+        )
+
+    async def publish_page(self, catalog: Catalog) -> None:
+        """Publish the next of what the broker has not confirmed; at the end, the pass is over."""
+        backlog = self._backlog
+        assert backlog is not None, "there is something to publish again"
+        try:
+            await self.write_confirmed(catalog)  # or the page would hold it again
+            packed = await backlog.next_page()
+            backlog.has_failed |= await self._publish(packed)
+        except Exception:
+            await self._close_backlog()
+            self._try_later()
+            raise
+        if packed:
+            return
+        await self._close_backlog()
+        # What failed meanwhile may stand before the place that the pass had come to.
+        if backlog.has_failed or self._retry.is_set:
+            self._retry.clear()
+            self._try_later()
+        else:
+            self._backoff.reset()
+
+    async def _close_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            await backlog.close()
+
+    async def close(self) -> None:
+        """Let go of the catalog, and wake nobody any more."""
+        for alarm in (self._confirm, self._retry):
+            alarm.clear()
+        await self._close_backlog()
