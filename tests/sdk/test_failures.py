@@ -335,7 +335,20 @@ def test_a_description_fits_a_message() -> None:
 
 def test_a_builtin_exception_is_described_without_its_module() -> None:
     assert describe(KeyError("a")) == Failure(
-        type="KeyError", message="'a'", traceback="KeyError: 'a'\n"
+        type="KeyError",
+        message="'a'",
+        traceback="KeyError: 'a'\n",
+        kinds=("KeyError", "LookupError", "Exception", "BaseException"),
+    )
+
+
+def test_a_description_names_every_class_that_would_catch_the_exception() -> None:
+    assert describe(Both("a")).kinds == (
+        f"{__name__}.Both",
+        "ValueError",
+        "OSError",
+        "Exception",
+        "BaseException",
     )
 
 
