@@ -4,9 +4,9 @@ import itertools
 
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
-    DefinitionSpec,
     AttemptEnd,
     Claim,
+    DefinitionSpec,
     Failure,
     Heartbeat,
     Outcome,

@@ -8,22 +8,60 @@ from leveret_coordinator import states
 from leveret_coordinator.errors import NoTransition
 
 UNENDED: list[RunState] = [state for state in states.STATES if not states.has_ended(state)]
+ACTIVE: list[RunState] = ["pending", "queued", "running"]
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_every_event_is_answered_by_the_table_in_every_state_that_is_no_end() -> None:
-    for state, event in product(UNENDED, states.EVENTS):
-        assert states.after(state, event) in states.STATES
+def _before(event: states.Event) -> set[str]:
+    """The states in which an event can happen."""
+    return {state for state in states.STATES if states.allows(state, event)}
+
+
+def test_every_event_has_the_states_in_which_it_can_happen() -> None:
+    assert {event: _before(event) for event in states.EVENTS} == {
+        "published": set(states.STATES),
+        "started": set(ACTIVE),
+        "delayed": set(ACTIVE),
+        "parked": set(ACTIVE),
+        "requeued": {*ACTIVE, "waiting"},
+        "succeeded": {*ACTIVE, "waiting"},
+        "failed": {*ACTIVE, "waiting", "parked"},
+        "cancelled": {*ACTIVE, "waiting", "parked"},
+        "reopened": {"parked", "failed", "cancelled"},
+    }
+
+
+def test_every_event_but_a_confirmation_has_one_meaning_wherever_it_happens() -> None:
+    for event in states.EVENTS:
+        if event != "published":
+            assert len({states.after(state, event) for state in _before(event)}) == 1, event
 
 
 @pytest.mark.parametrize(
     ("state", "event"),
-    [pair for pair in product(states.ENDED, states.EVENTS) if pair[1] != "published"],
+    [
+        pair
+        for pair in product(states.ENDED, states.EVENTS)
+        if pair[1] not in ("published", "reopened")
+    ],
 )
-def test_what_has_ended_takes_no_event(state: RunState, event: states.Event) -> None:
+def test_what_has_ended_takes_no_event_but_being_reopened(
+    state: RunState, event: states.Event
+) -> None:
     assert not states.allows(state, event)
     with pytest.raises(NoTransition, match=f"a run that is {state} can't be {event}"):
         states.after(state, event)
+
+
+def test_what_succeeded_is_never_left() -> None:
+    assert not states.allows("succeeded", "reopened")
+    left = [event for event in states.EVENTS if states.allows("succeeded", event)]
+    assert left == ["published"]
+
+
+def test_a_parked_run_is_left_by_a_person_or_a_timeout_only() -> None:
+    left = {event for event in states.EVENTS if states.allows("parked", event)}
+    assert left == {"published", "failed", "cancelled", "reopened"}
 
 
 def test_a_late_confirmation_changes_nothing_unless_the_run_is_pending() -> None:
@@ -33,7 +71,13 @@ def test_a_late_confirmation_changes_nothing_unless_the_run_is_pending() -> None
 
 def test_the_event_of_an_end_leads_to_that_end() -> None:
     for state, end in product(UNENDED, states.ENDED):
-        assert states.after(state, end) == end
+        if (state, end) != ("parked", "succeeded"):
+            assert states.after(state, end) == end
+
+
+def test_every_new_attempt_is_pending_until_it_is_published() -> None:
+    for event in ("requeued", "reopened"):
+        assert {states.after(state, event) for state in _before(event)} == {"pending"}
 
 
 def test_every_state_can_be_reached_from_acceptance() -> None:
