@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from leveret_broker.errors import MalformedMessage
 from leveret_broker.messages import Control, Invocations, Outcomes, Replies, Request, Wire
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 T = TypeVar("T")
 

@@ -16,14 +16,32 @@ from leveret_broker.errors import MalformedMessage
 DEFINITION = m.DefinitionRecord(
     id="task_1", project="p", kind="task", name="n", version="1", queue="p:n:1"
 )
+POLICY = m.RetryPolicy(
+    max=3, initial=1, factor=2, cap=60, jitter=0.5, on=("OSError",), unless=("KeyError",),
+    then="park",
+)  # fmt: skip
+OPTIONS = m.RunOptions(retry=POLICY, lost_retries=1, timeout=1.5, total_timeout=9, queue_timeout=3)
 SPEC = m.DefinitionSpec(
-    kind="workflow", name="n", version=None, fingerprint="f", module="app", qualname="n"
+    kind="workflow",
+    name="n",
+    version=None,
+    fingerprint="f",
+    module="app",
+    qualname="n",
+    options=OPTIONS,
 )
-FAILURE = m.Failure(type="ValueError", message="ä", traceback="…")
+FAILURE = m.Failure(
+    type="ValueError", message="ä", traceback="…", kinds=("ValueError", "Exception")
+)
+ATTEMPT = m.AttemptRow(
+    number=1, state="lost", worker="w", host="h", pid=3, started_at=1.0, leased_at=2.0,
+    finished_at=3.0, failure=FAILURE,
+)  # fmt: skip
 RUN = m.RunRow(
     id="run_1", project="p", definition="p:n:1", kind="task", state="failed", attempt=2,
     root="run_0", parent="run_0", ordinal=1, asked_for="n", created_at=1.5, started_at=2.0,
-    finished_at=None, worker=None, host="h", failure=FAILURE,
+    finished_at=None, worker=None, host="h", failure=FAILURE, key="k", due_at=9.0,
+    attempts=(ATTEMPT,),
 )  # fmt: skip
 WORKER = m.WorkerRow(
     id="worker_1", project="p", host="h", pid=1, slots=4, busy=1, started_at=1.0,
@@ -47,18 +65,33 @@ REQUESTS: list[m.Request] = [
                 identity="i",
                 ordinal=3,
                 acknowledge=True,
+                options=OPTIONS,
+                key="k",
+                digest="d",
+                round=2,
+            ),
+            m.Submission(
+                run="run_2",
+                target=m.Target(kind="step", name="leveret.step"),
+                project="p",
+                arguments=b"",
+                recorded=m.Recorded(
+                    name="now", result=b"r", error=b"e", failure=FAILURE, delay=2.5
+                ),
             ),
         ),
     ),
     m.Attach(session="s", runs=("run_1",)),
-    m.Cancel(session="s", runs=("run_1", "run_2")),
+    m.Cancel(session="s", request="r", runs=("run_1", "run_2"), project="p"),
+    m.Retry(session="s", request="r", run="run_1", project="p", version="2", resume=True),
+    m.Explain(session="s", request="r", run="run_1", project="p"),
     m.ListDefinitions(session="s", request="r", project="p"),
     m.ListRuns(session="s", request="r", project=None, state="failed", since=1.0, limit=7),
     m.ShowRun(session="s", request="r", run="run_1"),
     m.ListWorkers(session="s", request="r", project=None),
     m.Heartbeat(
         worker="w", project="p", host="h", pid=1, slots=4, busy=2, started_at=0.5,
-        definitions=("task_1",),
+        definitions=("task_1",), held={"task_1": 3},
     ),
     m.Goodbye(worker="w"),
 ]  # fmt: skip
@@ -70,7 +103,9 @@ REPLIES = m.Replies(
         m.Refused(request="r", code="conflict", message="no"),
         m.Cancelled(request="r", runs=("run_1",)),
         m.Accepted(run="run_1", definition=DEFINITION),
-        m.Rejected(run="run_1", code="invalid", message="no"),
+        m.Rejected(run="run_1", code="key-conflict", message="no", arguments=b"a"),
+        m.Retried(request="r", run="run_1", attempt=2, definition="p:n:1"),
+        m.Explanation(request="r", run="run_1", state="queued", text="…", chain=("run_1",)),
         m.Unserved(run="run_1", queue="p:n:1"),
         m.Finished(run="run_1", state="failed", error=b"\xff", failure=FAILURE),
         m.Rows(
@@ -85,8 +120,14 @@ REPLIES = m.Replies(
 INVOCATIONS = m.Invocations(
     project="p",
     definition="task_1",
-    runs=(m.Invocation(run="run_1", attempt=1, root="run_1", parent=None, arguments=b"\xfe"),),
-)
+    runs=(
+        m.Invocation(
+            run="run_1", attempt=1, root="run_1", parent=None, arguments=b"\xfe", round=2,
+            timeout=1.5, announce=True, again=True,
+        ),
+    ),
+    generation=1 << 33,
+)  # fmt: skip
 OUTCOMES = m.Outcomes(
     worker="w",
     outcomes=(
@@ -94,9 +135,17 @@ OUTCOMES = m.Outcomes(
             run="run_1", attempt=1, state="succeeded", result=b"r", started_at=1.0, finished_at=2.0
         ),
     ),
-    started=(m.Started(run="run_2", attempt=1, started_at=1.0),),
+    started=(m.Started(run="run_2", attempt=1, started_at=1.0, leased=True),),
+    claims=(m.Claim(run="run_3", attempt=1, handed_out=True, executing=True, started_at=1.0),),
+    join=m.Heartbeat(
+        worker="w", project="p", host="h", pid=1, slots=4, busy=2, started_at=0.5, definitions=()
+    ),
 )
-CONTROL = m.Control(cancel=("run_1",))
+CONTROL = m.Control(
+    stop=(m.Stop(run="run_1", attempt=2),),
+    verdicts=(m.Verdict(run="run_1", attempt=1, granted=2),),
+    generation=7,
+)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
@@ -159,9 +208,9 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
         (b"", "not msgpack"),
         (b"\xc1", "not msgpack"),
         (msgpack.packb([1]), "a list where a map was expected"),
-        (msgpack.packb({}), "protocol version None, this side speaks 1"),
-        (msgpack.packb({"v": 2}), "protocol version 2, this side speaks 1"),
-        (msgpack.packb({"v": 1, "cancel": 5}), "cancel: "),
+        (msgpack.packb({}), "protocol version None, this side speaks 2"),
+        (msgpack.packb({"v": 1}), "protocol version 1, this side speaks 2"),
+        (msgpack.packb({"v": 2, "stop": 5}), "stop: "),
     ],
 )
 def test_the_reason_of_a_malformed_message_is_named(body: bytes, reason: str) -> None:

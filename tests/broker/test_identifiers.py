@@ -62,7 +62,23 @@ def test_other_names_are_refused(text: str) -> None:
 def test_a_project_leaves_the_brokers_names_alone(text: str) -> None:
     with pytest.raises(InvalidName):
         identifiers.check("project", text)
-    assert identifiers.check("name", text) == text
+    assert identifiers.check("name", "amq.x") == "amq.x"
+
+
+def test_a_name_leaves_leverets_own_names_alone() -> None:
+    with pytest.raises(InvalidName, match="leveret's own"):
+        identifiers.check("name", "leveret.step")
+    assert identifiers.check("version", "leveret.step") == "leveret.step"
+
+
+def test_the_id_of_a_keyed_run_is_that_of_its_project_callee_and_key() -> None:
+    named = identifiers.keyed_run_id("p", "pay", "order-7")
+    assert identifiers.is_database_id(named)
+    assert named == identifiers.keyed_run_id("p", "pay", "order-7")
+    others = [("q", "pay", "order-7"), ("p", "pays", "order-7"), ("p", "pay", "order-8")]
+    others += [("p", "pay\0order", "7"), ("p\0pay", "", "order-7")]
+    assert named not in {identifiers.keyed_run_id(*other) for other in others}
+    assert len({identifiers.keyed_run_id(*other) for other in others}) == len(others)
 
 
 def test_the_longest_names_make_a_queue_name_that_rabbitmq_takes() -> None:
