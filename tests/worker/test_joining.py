@@ -1,0 +1,356 @@
+"""A worker and its coordinator: joining, being told, losing the connection, leaving."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from leveret import define, payload
+from leveret_broker import topology
+from leveret_broker.lifecycle import Connected
+from leveret_broker.memory import MemoryBroker, MemoryTransport
+from leveret_broker.messages import Control, Invocation, Stop, Verdict
+from leveret_worker.membership import JOIN_EVERY
+from leveret_worker.service import WorkerService
+from tests.worker.by_hand import CoordinatorByHand
+from tests.worker.clocks import HandClock, settle
+
+HOLD = "p:hold:0"
+FLOW = "p:flow:1"
+
+
+class Held:
+    """What the code under execution did, and whether it may end."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.unwound: list[str] = []
+        self.may_end = threading.Event()
+
+    def forget(self) -> None:
+        self.begun.clear()
+        self.unwound.clear()
+        self.may_end.clear()
+
+
+held = Held()
+
+
+@pytest.fixture(autouse=True)
+def a_clean_slate() -> None:
+    held.forget()
+
+
+@define.task
+async def hold(name: str) -> str:
+    held.begun.append(name)
+    try:
+        await asyncio.Future()
+    finally:
+        held.unwound.append(name)
+    return name
+
+
+@define.workflow
+async def flow(name: str) -> str:
+    result: str = await hold.fn(name)
+    return result
+
+
+@define.task
+async def stubborn(name: str) -> str:
+    held.begun.append(name)
+    while not held.may_end.is_set():
+        with suppress(asyncio.CancelledError):
+            await asyncio.to_thread(held.may_end.wait)
+    return name
+
+
+class Site:
+    """A worker with one slot, and a coordinator by hand, at a time by hand."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.coordinator = CoordinatorByHand(self.broker)
+        self.transport = MemoryTransport(self.broker)
+        self.clock = HandClock()
+        self.worker = WorkerService(
+            self.transport,
+            [hold, flow, stubborn],
+            project="p",
+            key=None,
+            slots=1,
+            clock=self.clock,
+            stop_grace=10,
+        )
+        self._worker = Connected(self.transport, self.worker)
+
+    async def start(self) -> None:
+        await self.coordinator.start()
+        await self.start_worker()
+
+    async def start_worker(self) -> None:
+        await self._worker.start()
+
+    async def stop(self) -> None:
+        held.may_end.set()
+        await self.worker.stop(grace=0)
+        await self._worker.stop()
+        await self.coordinator.stop()
+
+    async def submit(self, *names: str, queue: str = HOLD, **fields: Any) -> None:
+        runs = (invocation(name, **fields) for name in names)
+        await self.coordinator.submit(queue, *runs)
+
+    async def execute(self, name: str, queue: str = HOLD) -> None:
+        """Submit a run and wait until its code runs."""
+        await self.submit(name, queue=queue)
+        await self.until(lambda: name in held.begun)
+
+    async def until(self, condition: Any) -> None:
+        """Wait for what happens on another thread."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+def invocation(name: str, *, attempt: int = 1, **fields: Any) -> Invocation:
+    context = payload.Context(project="p", run=name, direction="arguments")
+    arguments = payload.seal(payload.encode_arguments((name,), {}), key=None, context=context)
+    return Invocation(
+        run=name, attempt=attempt, root=name, parent=None, arguments=arguments, **fields
+    )
+
+
+@pytest.fixture
+async def site() -> AsyncGenerator[Site]:
+    made = Site()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+# -- joining --------------------------------------------------------------------------------------
+
+
+async def test_it_joins_before_it_takes_any_work() -> None:
+    site = Site()
+    site.coordinator.lets_in = False
+    await site.coordinator.start()
+    starting = asyncio.ensure_future(site.start_worker())
+    await site.coordinator.until(lambda: site.coordinator.joins)
+    await settle()
+    assert "register" not in site.coordinator.said
+    assert await site.coordinator.transport.inspect(HOLD) is None
+    await site.coordinator.let_in(site.worker.id)
+    await starting
+    status = await site.coordinator.transport.inspect(HOLD)
+    assert status is not None
+    assert status.consumers == 1
+    await site.stop()
+
+
+async def test_it_asks_until_a_coordinator_answers() -> None:
+    site = Site()
+    site.coordinator.lets_in = False
+    await site.coordinator.start()
+    starting = asyncio.ensure_future(site.start_worker())
+    await site.coordinator.until(lambda: site.coordinator.joins)
+    await site.clock.let_pass(20 * JOIN_EVERY)
+    assert len(site.coordinator.joins) == 21
+    await site.coordinator.let_in(site.worker.id)
+    await starting
+    await site.clock.let_pass(20 * JOIN_EVERY)
+    assert len(site.coordinator.joins) == 21
+    await site.stop()
+
+
+async def test_a_worker_that_is_stopped_while_it_waits_to_be_let_in_leaves() -> None:
+    site = Site()
+    site.coordinator.lets_in = False
+    await site.coordinator.start()
+    starting = asyncio.ensure_future(site.start_worker())
+    await site.coordinator.until(lambda: site.coordinator.joins)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await site.coordinator.until(lambda: "goodbye" in site.coordinator.said)
+    await site.coordinator.stop()
+
+
+async def test_it_says_who_it_is_when_it_joins(site: Site) -> None:
+    join = site.coordinator.joins[0].join
+    assert join is not None
+    assert (join.worker, join.project, join.slots) == (site.worker.id, "p", 1)
+    assert site.coordinator.claims == []
+
+
+# -- being told -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_for_all", [True, False])
+async def test_it_stops_what_it_is_told_to_stop(site: Site, is_for_all: bool) -> None:
+    await site.execute("a")
+    control = Control(stop=(Stop(run="a", attempt=1),))
+    if is_for_all:
+        await site.coordinator.tell_all(control)
+    else:
+        await site.coordinator.tell(site.worker.id, control)
+    await site.until(lambda: held.unwound == ["a"])
+    await site.execute("b")
+    assert site.coordinator.ends == {}
+
+
+async def test_what_it_claims_starts_when_that_is_granted(site: Site) -> None:
+    await site.submit("a", again=True)
+    await site.coordinator.until(lambda: site.coordinator.claims)
+    assert held.begun == []
+    verdict = Verdict(run="a", attempt=1, granted=2)
+    await site.coordinator.tell(site.worker.id, Control(verdicts=(verdict,)))
+    await site.until(lambda: held.begun == ["a"])
+
+
+async def test_it_says_what_it_holds_of_each_definition(site: Site) -> None:
+    await site.execute("a")
+    await site.submit("b", "c")
+    await site.submit("d", queue=FLOW)
+    await site.until(lambda: "d" in held.begun)
+    await site.clock.let_pass(5)
+    await site.coordinator.until(
+        lambda: site.coordinator.heartbeats[-1].held == {f"id of {HOLD}": 1, f"id of {FLOW}": 1}
+    )
+    await site.clock.let_pass(60)  # what executes is leased by now, so that more is handed out
+    await site.coordinator.until(
+        lambda: site.coordinator.heartbeats[-1].held == {f"id of {HOLD}": 2}
+    )
+
+
+# -- a lost connection ----------------------------------------------------------------------------
+
+
+async def test_it_joins_again_and_claims_what_executes(site: Site) -> None:
+    await site.execute("a")
+    started_at = site.clock.now()
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    (claim,) = site.coordinator.joins[1].claims
+    assert (claim.run, claim.attempt, claim.executing) == ("a", 1, True)
+    assert claim.started_at == started_at
+
+
+async def test_what_executes_and_is_refused_is_stopped(site: Site) -> None:
+    await site.execute("a")
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    verdict = Verdict(run="a", attempt=1, granted=None)
+    await site.coordinator.tell(site.worker.id, Control(verdicts=(verdict,)))
+    await site.until(lambda: held.unwound == ["a"])
+    await site.execute("b")
+    assert site.coordinator.ends == {}
+
+
+async def test_what_waits_goes_back_and_is_claimed_when_it_comes_again(site: Site) -> None:
+    await site.submit("a", "b")
+    await site.until(lambda: held.begun == ["a"])
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    await site.coordinator.tell_all(Control(stop=(Stop(run="a", attempt=1),)))
+    claim = await site.coordinator.until(
+        lambda: [claim for claim in site.coordinator.claims if claim.run == "b"]
+    )
+    assert claim[0].handed_out
+    assert held.begun == ["a"]
+
+
+async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> None:
+    site.coordinator.lets_in = False
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    await site.submit("a")
+    await site.coordinator.until(lambda: site.coordinator.claims)
+    await site.coordinator.let_in(site.worker.id)
+    await site.execute("b", queue=FLOW)
+    assert held.begun == ["b"]
+
+
+async def test_claims_are_made_again_after_a_lost_connection(site: Site) -> None:
+    await site.submit("a", again=True)
+    await site.coordinator.until(lambda: site.coordinator.claims)
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.claims) == 2)
+    assert held.begun == []
+
+
+# -- a stopped process ----------------------------------------------------------------------------
+
+
+async def test_a_worker_that_was_stopped_for_a_while_joins_again(site: Site) -> None:
+    await site.execute("a")
+    site.clock.jump(10)
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    assert [claim.run for claim in site.coordinator.joins[1].claims] == ["a"]
+
+
+# -- leaving --------------------------------------------------------------------------------------
+
+
+async def test_what_executes_when_it_leaves_is_returned_and_acknowledged(site: Site) -> None:
+    await site.execute("a", queue=FLOW)
+    await site.execute("b")
+    await site.submit("c")
+    await settle()
+    stopping = asyncio.ensure_future(site.worker.stop(grace=0))
+    await site.coordinator.until(lambda: "goodbye" in site.coordinator.said)
+    await stopping
+    assert site.coordinator.ends == {"a": "returned", "b": "returned"}
+    for queue, left in ((FLOW, 0), (HOLD, 1)):
+        status = await site.coordinator.transport.inspect(queue)
+        assert status is not None
+        assert status.messages == left
+
+
+async def test_it_listens_until_it_has_left(site: Site) -> None:
+    await site.execute("a")
+    stopping = asyncio.ensure_future(site.worker.stop(grace=1000))
+    await settle()
+    control = topology.control_queue(site.worker.id).name
+    status = await site.coordinator.transport.inspect(control)
+    assert status is not None
+    assert status.consumers == 1
+    await site.coordinator.tell_all(Control(stop=(Stop(run="a", attempt=1),)))
+    await stopping
+    assert await site.coordinator.transport.inspect(control) is None
+
+
+async def test_code_that_will_not_end_does_not_keep_it_from_leaving(site: Site) -> None:
+    async def let_it_end_when_it_is_returned() -> None:
+        await site.coordinator.until(lambda: site.coordinator.ends == {"a": "returned"})
+        held.may_end.set()
+
+    await site.execute("a", queue="p:stubborn:0")
+    stopping = asyncio.ensure_future(site.worker.stop(grace=0))
+    ending = asyncio.ensure_future(let_it_end_when_it_is_returned())
+    async with asyncio.timeout(10):
+        while not ending.done():
+            await site.clock.let_pass(1)
+    await ending
+    await stopping
+
+
+async def test_without_a_broker_it_leaves_and_its_runs_come_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for constant in ("REPORT_SECONDS", "GOODBYE_SECONDS"):
+        monkeypatch.setattr(f"leveret_worker.service.{constant}", 0.05)
+    await site.execute("a")
+    site.broker.block()
+    await site.worker.stop(grace=0)
+    await site.transport.close()
+    status = await site.coordinator.transport.inspect(HOLD)
+    assert status is not None
+    assert status.messages == 1
+    site.broker.unblock()
+    assert site.coordinator.ends == {}
