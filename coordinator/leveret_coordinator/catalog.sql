@@ -315,6 +315,7 @@ ORDER BY runs.created_at, runs.seq
 LIMIT :most;
 
 -- name: pending_named(ids)
+-- The plus: by the ids, not through all that is pending.
 SELECT
     runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
     runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.options,
@@ -322,7 +323,7 @@ SELECT
 FROM runs
 JOIN definitions ON definitions.id = runs.definition
 JOIN arguments ON arguments.seq = runs.seq
-WHERE runs.state = 'pending' AND runs.id IN (SELECT value FROM json_each(:ids))
+WHERE +runs.state = 'pending' AND runs.id IN (SELECT value FROM json_each(:ids))
 ORDER BY runs.created_at, runs.seq;
 
 -- name: unanswered(run, session, most)
@@ -372,18 +373,23 @@ WHERE attempts.state = 'running' AND workers.heartbeat_at < :heard_since;
 
 -- name: old_in_queues(before, alive_since)
 -- Definitions with runs that were published a while ago: how many messages there must be of them,
--- and how many of those the workers that live have.
+-- and how many of those the workers that live have. Each part is a walk along an index of what is
+-- under way; runs that have ended are not looked at.
+WITH waiting (definition, number) AS (
+    SELECT definition, count(*)
+    FROM runs INDEXED BY runs_queued
+    WHERE state = 'queued' AND since < :before
+    GROUP BY definition
+), executing (definition, number) AS (
+    SELECT running.definition, count(*)
+    FROM attempts
+    JOIN runs AS running ON running.seq = attempts.seq AND running.attempt = attempts.number
+    WHERE attempts.state = 'running' AND attempts.leased_at IS NULL
+    GROUP BY running.definition
+)
 SELECT
     definitions.id, definitions.project, definitions.name, definitions.version,
-    count(*) + (
-        SELECT count(*)
-        FROM attempts
-        JOIN runs AS running ON running.seq = attempts.seq AND running.attempt = attempts.number
-        WHERE
-            attempts.state = 'running'
-            AND attempts.leased_at IS NULL
-            AND running.definition = definitions.id
-    ) AS published,
+    waiting.number + coalesce(executing.number, 0) AS published,
     coalesce((
         SELECT sum(worker_definitions.held)
         FROM worker_definitions
@@ -393,10 +399,9 @@ SELECT
             AND workers.left_at IS NULL
             AND workers.heartbeat_at >= :alive_since
     ), 0) AS held
-FROM runs
-JOIN definitions ON definitions.id = runs.definition
-WHERE runs.state = 'queued' AND runs.since < :before
-GROUP BY definitions.id;
+FROM waiting
+JOIN definitions ON definitions.id = waiting.definition
+LEFT JOIN executing ON executing.definition = waiting.definition;
 
 -- name: queued_before(definition, before, most)
 SELECT id AS run, attempt
