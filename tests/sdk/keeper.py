@@ -32,6 +32,10 @@ def finished(recorded: messages.Recorded, run: str) -> messages.Finished:
     )
 
 
+def _unknown(run: str) -> messages.Rejected:
+    return messages.Rejected(run=run, code="unknown-run", message="there is no such run")
+
+
 class Keeper:
     """Keeps the first record of each step; sleeps end when they are told to."""
 
@@ -44,7 +48,7 @@ class Keeper:
         self.silent = False
         """Whether submissions are not answered."""
         self.doubles = False
-        """Whether everything unknown is told twice, as after a lost connection."""
+        """Whether it is told once more that a run is unknown, late, as after a lost connection."""
         self._changed = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -127,15 +131,17 @@ class Keeper:
         if run in self.records:
             self._reply(session, self.records[run])
             return
-        unknown = messages.Rejected(run=run, code="unknown-run", message="there is no such run")
-        self._reply(session, *([unknown] * (2 if self.doubles else 1)))
+        self._reply(session, _unknown(run))
 
     def _record(self, session: str, submission: messages.Submission) -> None:
         recorded, run = submission.recorded, submission.run
         assert recorded is not None, "only steps are submitted here"
         if run in self.records:
             self._reply(session, self.records[run])
-        elif recorded.delay is None:
+            return
+        if self.doubles:
+            self._reply(session, _unknown(run))
+        if recorded.delay is None:
             self._finish(session, finished(recorded, run))
         else:
             self.sleeping[run] = (session, finished(recorded, run))
