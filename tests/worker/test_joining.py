@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from leveret import define, payload
+from leveret import define
 from leveret_broker import topology
-from leveret_broker.lifecycle import Connected
-from leveret_broker.memory import MemoryBroker, MemoryTransport
-from leveret_broker.messages import Control, Invocation, Stop, Verdict
+from leveret_broker.messages import Control, Stop, Verdict
 from leveret_worker.membership import JOIN_EVERY
-from leveret_worker.service import WorkerService
-from tests.worker.by_hand import CoordinatorByHand
-from tests.worker.clocks import HandClock, settle
+from tests.worker import sites
+from tests.worker.clocks import settle
+from tests.worker.sites import invocation
 
 HOLD = "p:hold:0"
 FLOW = "p:flow:1"
@@ -69,60 +67,20 @@ async def stubborn(name: str) -> str:
     return name
 
 
-class Site:
-    """A worker with one slot, and a coordinator by hand, at a time by hand."""
+class Site(sites.Site):
+    """Its worker serves what is above. A run's id is its argument."""
 
     def __init__(self) -> None:
-        self.broker = MemoryBroker()
-        self.coordinator = CoordinatorByHand(self.broker)
-        self.transport = MemoryTransport(self.broker)
-        self.clock = HandClock()
-        self.worker = WorkerService(
-            self.transport,
-            [hold, flow, stubborn],
-            project="p",
-            key=None,
-            slots=1,
-            clock=self.clock,
-            stop_grace=10,
-        )
-        self._worker = Connected(self.transport, self.worker)
+        super().__init__([hold, flow, stubborn])
 
-    async def start(self) -> None:
-        await self.coordinator.start()
-        await self.start_worker()
+    async def submit_runs(self, *runs: str, queue: str = HOLD, **fields: Any) -> None:
+        invocations = [invocation(run, [run], **fields) for run in runs]
+        await self.coordinator.submit(queue, *invocations)
 
-    async def start_worker(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        held.may_end.set()
-        await self.worker.stop(grace=0)
-        await self._worker.stop()
-        await self.coordinator.stop()
-
-    async def submit(self, *names: str, queue: str = HOLD, **fields: Any) -> None:
-        runs = (invocation(name, **fields) for name in names)
-        await self.coordinator.submit(queue, *runs)
-
-    async def execute(self, name: str, queue: str = HOLD) -> None:
+    async def execute(self, run: str, queue: str = HOLD) -> None:
         """Submit a run and wait until its code runs."""
-        await self.submit(name, queue=queue)
-        await self.until(lambda: name in held.begun)
-
-    async def until(self, condition: Any) -> None:
-        """Wait for what happens on another thread."""
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.001)
-
-
-def invocation(name: str, *, attempt: int = 1, **fields: Any) -> Invocation:
-    context = payload.Context(project="p", run=name, direction="arguments")
-    arguments = payload.seal(payload.encode_arguments((name,), {}), key=None, context=context)
-    return Invocation(
-        run=name, attempt=attempt, root=name, parent=None, arguments=arguments, **fields
-    )
+        await self.submit_runs(run, queue=queue)
+        await self.until(lambda: run in held.begun)
 
 
 @pytest.fixture
@@ -205,7 +163,7 @@ async def test_it_stops_what_it_is_told_to_stop(site: Site, is_for_all: bool) ->
 
 
 async def test_what_it_claims_starts_when_that_is_granted(site: Site) -> None:
-    await site.submit("a", again=True)
+    await site.submit_runs("a", again=True)
     await site.coordinator.until(lambda: site.coordinator.claims)
     assert held.begun == []
     verdict = Verdict(run="a", attempt=1, granted=2)
@@ -215,8 +173,8 @@ async def test_what_it_claims_starts_when_that_is_granted(site: Site) -> None:
 
 async def test_it_says_what_it_holds_of_each_definition(site: Site) -> None:
     await site.execute("a")
-    await site.submit("b", "c")
-    await site.submit("d", queue=FLOW)
+    await site.submit_runs("b", "c")
+    await site.submit_runs("d", queue=FLOW)
     await site.until(lambda: "d" in held.begun)
     await site.clock.let_pass(5)
     await site.coordinator.until(
@@ -253,7 +211,7 @@ async def test_what_executes_and_is_refused_is_stopped(site: Site) -> None:
 
 
 async def test_what_waits_goes_back_and_is_claimed_when_it_comes_again(site: Site) -> None:
-    await site.submit("a", "b")
+    await site.submit_runs("a", "b")
     await site.until(lambda: held.begun == ["a"])
     site.broker.drop_connections()
     await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
@@ -269,7 +227,7 @@ async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> No
     site.coordinator.lets_in = False
     site.broker.drop_connections()
     await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
-    await site.submit("a")
+    await site.submit_runs("a")
     await site.coordinator.until(lambda: site.coordinator.claims)
     await site.coordinator.let_in(site.worker.id)
     await site.execute("b", queue=FLOW)
@@ -277,7 +235,7 @@ async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> No
 
 
 async def test_claims_are_made_again_after_a_lost_connection(site: Site) -> None:
-    await site.submit("a", again=True)
+    await site.submit_runs("a", again=True)
     await site.coordinator.until(lambda: site.coordinator.claims)
     site.broker.drop_connections()
     await site.coordinator.until(lambda: len(site.coordinator.claims) == 2)
@@ -300,7 +258,7 @@ async def test_a_worker_that_was_stopped_for_a_while_joins_again(site: Site) -> 
 async def test_what_executes_when_it_leaves_is_returned_and_acknowledged(site: Site) -> None:
     await site.execute("a", queue=FLOW)
     await site.execute("b")
-    await site.submit("c")
+    await site.submit_runs("c")
     await settle()
     stopping = asyncio.ensure_future(site.worker.stop(grace=0))
     await site.coordinator.until(lambda: "goodbye" in site.coordinator.said)

@@ -116,6 +116,23 @@ def hold(started: str, finished: str, stubborn: bool = False) -> None:
         Path(finished).touch()
 
 
+def unbidden(started: str) -> str:
+    """Answer when somebody ends it."""
+    try:
+        Path(started).write_text("here")
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+    return "done even so"
+
+
+def standing() -> tuple[int, int, bool]:
+    """Attempt, round, and whether it is fresh."""
+    run = current_run()
+    assert run is not None
+    return run.attempt, run.round, run.fresh
+
+
 def wait_for(started: str, release: str) -> int:
     Path(started).write_text(str(os.getpid()))
     _wait_until(Path(release).exists)

@@ -1,0 +1,69 @@
+"""A worker and a coordinator by hand, on a broker in memory, at a time by hand."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from leveret import payload
+from leveret.definitions import Definition
+from leveret_broker.lifecycle import Connected
+from leveret_broker.memory import MemoryBroker, MemoryTransport
+from leveret_broker.messages import Invocation
+from leveret_worker.service import WorkerService
+from tests.worker.by_hand import PATIENCE, CoordinatorByHand
+from tests.worker.clocks import HandClock
+
+
+class Site:
+    """The worker has one slot and no key."""
+
+    def __init__(
+        self, definitions: Sequence[Definition[..., Any]], *, stop_grace: float = 10
+    ) -> None:
+        self.broker = MemoryBroker()
+        self.coordinator = CoordinatorByHand(self.broker)
+        self.transport = MemoryTransport(self.broker)
+        self.clock = HandClock()
+        self.worker = WorkerService(
+            self.transport,
+            definitions,
+            project="p",
+            key=None,
+            slots=1,
+            clock=self.clock,
+            stop_grace=stop_grace,
+        )
+        self._worker = Connected(self.transport, self.worker)
+
+    async def start(self) -> None:
+        await self.coordinator.start()
+        await self.start_worker()
+
+    async def start_worker(self) -> None:
+        await self._worker.start()
+
+    async def stop(self) -> None:
+        await self.worker.stop(grace=0)
+        await self._worker.stop()
+        await self.coordinator.stop()
+
+    async def submit(
+        self, queue: str, *runs: str, arguments: Sequence[object], **fields: Any
+    ) -> None:
+        """One message with these runs of one definition, all with the same arguments."""
+        invocations = [invocation(run, arguments, **fields) for run in runs]
+        await self.coordinator.submit(queue, *invocations)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for what happens on another thread, or in another process."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+def invocation(
+    run: str, arguments: Sequence[object], *, attempt: int = 1, **fields: Any
+) -> Invocation:
+    context = payload.Context(project="p", run=run, direction="arguments")
+    sealed = payload.seal(payload.encode_arguments(tuple(arguments), {}), key=None, context=context)
+    return Invocation(run=run, attempt=attempt, root=run, parent=None, arguments=sealed, **fields)
