@@ -65,9 +65,6 @@ def _taken_over(run: Run, claim: Claim, worker: str, ledger: Ledger) -> int | No
             news.hold(run, other.worker, ledger, started_at=other.started_at, leased_at=ledger.now)
         ledger.suspect(run.holder.worker)
         return None
-    reason = f"the worker {holder or run.holder.worker} was lost"
-    if claim.executing or not ending.lose(
-        run, reason, ledger, host=holder.host if holder else None
-    ):
+    if claim.executing or not ending.lose_worker(run, ledger):
         return None
     return _granted_as_next(ledger.run(run.id) or run, worker, ledger)

@@ -165,10 +165,7 @@ class _Deciding:
                 self._ledger.change(run, "requeued")
                 self._ledger.repeat(run.id)
             case Orphan() if run.holder is not None and run.holder.worker == message.worker:
-                worker = self._ledger.worker(message.worker)
-                reason = f"the worker {worker or message.worker} was lost"
-                host = worker.host if worker else None
-                if ending.lose(run, reason, self._ledger, host=host):
+                if ending.lose_worker(run, self._ledger):
                     opening.requeue(self._ledger.run(run.id) or run, self._ledger)
                     self._ledger.stop(run.id, run.attempt)
             case _:

@@ -83,6 +83,19 @@ def _retry(run: Run, policy: RetryPolicy, failure: Failure, ledger: Ledger) -> N
     ledger.set_timer(run.id, "retry", ledger.now + delay)
 
 
+def lose_worker(run: Run, ledger: Ledger) -> bool:
+    """The worker that executed it is gone. Whether it may be executed once more.
+
+    A worker that said goodbye gave everything back: what it seems to have is a leftover, no loss.
+    """
+    assert run.holder is not None, "somebody executed it"
+    worker = ledger.worker(run.holder.worker)
+    if worker is not None and worker.has_left:
+        return True
+    reason = f"the worker {worker or run.holder.worker} was lost"
+    return lose(run, reason, ledger, host=worker.host if worker else None)
+
+
 def lose(run: Run, reason: str, ledger: Ledger, *, host: str | None) -> bool:
     """Its worker or process died. Whether it may be executed once more; if not it has ended.
 

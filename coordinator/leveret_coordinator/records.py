@@ -152,6 +152,8 @@ class Worker:
     pid: int
     heartbeat_at: float
     is_alive: bool
+    has_left: bool = False
+    """It said goodbye, having given everything back."""
 
     def __str__(self) -> str:
         return f"{self.id} (process {self.pid} on {self.host})"

@@ -205,6 +205,7 @@ def worker_of(row: Any, *, alive_since: float, gone: Iterable[str]) -> Worker:
         host=row["host"],
         pid=row["pid"],
         heartbeat_at=row["heartbeat_at"],
+        has_left=row["left_at"] is not None,
         is_alive=(
             row["left_at"] is None and row["heartbeat_at"] >= alive_since and row["id"] not in gone
         ),
