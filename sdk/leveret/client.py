@@ -169,8 +169,9 @@ class Client:
         """Execute a run again, and return it: its `result` waits for the new end.
 
         What had succeeded below it is kept. With `revision` it goes on with that revision, or
-        version, of the code. Raises `RunStateError` if it has not ended, or succeeded, and
-        `IdentificationError` or `NotDeployedError` if there is no such run or revision.
+        version, of the code: a run that has not ended can be moved as well. Raises `RunStateError`
+        if it succeeded, or has not ended and stays with its revision, and `IdentificationError` if
+        there is no such run or revision.
         """
         again = self.run(run)
         await again.retry(revision=revision)

@@ -21,7 +21,8 @@ from leveret.errors import (
     RunStateError,
 )
 from leveret.failures import decode_failure
-from leveret_broker import messages
+from leveret_broker import identifiers, messages
+from leveret_broker.errors import InvalidName
 
 if TYPE_CHECKING:
     from leveret.connection import Connection
@@ -106,11 +107,16 @@ class Run(Generic[R_co]):
     async def retry(self, *, revision: int | str | None = None) -> messages.Retried:
         """Execute it again; what had succeeded below it is kept. `result` waits for the new end.
 
-        With `revision` it goes on with that revision, or version, of the code. Raises
-        `RunStateError` if it has not ended, or succeeded, and `IdentificationError` or
-        `NotDeployedError` if there is no such run or revision.
+        With `revision` it goes on with that revision, or version, of the code: a run that has not
+        ended can be moved as well. Raises `RunStateError` if it succeeded, or has not ended and
+        stays with its revision, and `IdentificationError` if there is no such run or revision.
         """
         version = None if revision is None else str(revision)
+        try:
+            if version is not None:
+                identifiers.check("version", version)
+        except InvalidName as error:
+            raise IdentificationError(str(error)) from error
         return await self._retry(version=version)
 
     async def resume(self) -> messages.Retried:

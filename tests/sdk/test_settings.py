@@ -1,8 +1,11 @@
 """What the environment says."""
 
+import click
 import pytest
 
 from leveret import payload
+from leveret.cli.options import Seconds
+from leveret.cli.services import coordinator, worker
 from leveret.settings import Settings
 
 
@@ -27,3 +30,25 @@ def test_the_key_is_what_key_new_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     key = payload.new_key()
     monkeypatch.setenv("LEVERET_KEY", key)
     assert Settings().key_bytes() == payload.load_key(key)
+
+
+@pytest.mark.parametrize("given", ["-1", "nan", "inf", "soon", "0", "1e9"])
+def test_a_time_that_makes_no_sense_is_refused(given: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Seconds().convert(given, None, None)
+
+
+def test_a_time_may_be_a_fraction_and_some_may_be_nothing() -> None:
+    assert Seconds().convert("0.25", None, None) == 0.25
+    assert Seconds(above_zero=False).convert("0", None, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        (worker, {"LEVERET_LEASE_AFTER", "LEVERET_STOP_GRACE", "LEVERET_DRAIN"}),
+        (coordinator, {"LEVERET_WORKER_SILENT_AFTER", "LEVERET_WORKER_GONE_AFTER"}),
+    ],
+)
+def test_the_times_of_services_have_variables(command: click.Command, variables: set[str]) -> None:
+    assert variables <= {str(option.envvar) for option in command.params}

@@ -1,5 +1,6 @@
 """Options that several commands share. Each has its variable in the environment."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,6 +8,9 @@ import click
 
 from leveret.client import Client, connect
 from leveret.settings import settings
+
+LONGEST = 7 * 86400.0
+"""Seconds that an option may say at most."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +40,37 @@ def as_json(command: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, envvar="LEVERET_JSON", help="Print one JSON document."
     )(command)
+
+
+class Seconds(click.FloatRange):
+    """A time as people give it: no negative one, none over a week, and no `nan`."""
+
+    name = "seconds"
+
+    def __init__(self, *, above_zero: bool = True) -> None:
+        super().__init__(min=0, max=LONGEST, min_open=above_zero)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+def seconds(name: str, default: float, help_: str, *, above_zero: bool = True) -> Callable[[F], F]:
+    """An option that is a time, with its variable."""
+    variable = "LEVERET_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(
+        name,
+        envvar=variable,
+        metavar="SECONDS",
+        type=Seconds(above_zero=above_zero),
+        default=default,
+        show_default=True,
+        help=f"{help_}  [{variable}]",
+    )
 
 
 def slots(command: F) -> F:

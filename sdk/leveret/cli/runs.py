@@ -114,7 +114,8 @@ def cancel_runs(run: tuple[str, ...], url: str | None, project: str | None, as_j
                     code = code or exit_code(error)
                     continue
                 documents.append({"run": each, "state": row.state, "stopped": stopped})
-                code = code or _tell_stopped(row, stopped, quiet=as_json)
+                told = _tell_stopped(row, stopped, quiet=as_json)
+                code = code or told
         if as_json:
             display.document(documents)
         return code

@@ -27,11 +27,15 @@ from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_broker.urls import redact
 from leveret_coordinator.errors import CatalogError
-from leveret_coordinator.service import CoordinatorService
+from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
+from leveret_worker.executor import DEFAULT_LEASE_AFTER, DEFAULT_STOP_GRACE
 from leveret_worker.loader import load_apps
-from leveret_worker.service import WorkerService
+from leveret_worker.service import DRAIN_SECONDS, WorkerService
 
 log = logs.get_logger("leveret")
+
+COORDINATOR = CoordinatorSettings()
+"""The defaults."""
 
 
 @click.command()
@@ -43,12 +47,30 @@ log = logs.get_logger("leveret")
     show_default=True,
     help="The catalog's SQLite file; made if it is not there.  [LEVERET_CATALOG]",
 )
+@options.seconds(
+    "--worker-silent-after",
+    COORDINATOR.worker_silent_after,
+    "A worker that is silent for longer has lost its runs.",
+)
+@options.seconds(
+    "--worker-gone-after",
+    COORDINATOR.worker_gone_after,
+    "A worker that the broker has not seen for longer has lost its runs.",
+)
 @options.url
-def coordinator(catalog: Path, url: str | None) -> None:
-    """Run the coordinator: it keeps the catalog and hands out the work."""
+def coordinator(
+    catalog: Path, worker_silent_after: float, worker_gone_after: float, url: str | None
+) -> None:
+    """Run the coordinator: it keeps the catalog and hands out the work.
+
+    What a lost worker executed is handed to another.
+    """
     logs.configure()
     transport = _transport(options.need_url(url), "leveret-coordinator")
-    _serve(transport, CoordinatorService(transport, catalog))
+    given = CoordinatorSettings(
+        worker_silent_after=worker_silent_after, worker_gone_after=worker_gone_after
+    )
+    _serve(transport, CoordinatorService(transport, catalog, settings=given))
 
 
 @click.command()
@@ -56,12 +78,32 @@ def coordinator(catalog: Path, url: str | None) -> None:
 @options.url
 @options.project
 @options.slots
+@options.seconds(
+    "--lease-after",
+    DEFAULT_LEASE_AFTER,
+    "A run that takes longer is acknowledged to the broker, and leased.",
+)
+@options.seconds(
+    "--stop-grace",
+    DEFAULT_STOP_GRACE,
+    "What is cancelled or over its time may take this long to unwind.",
+    above_zero=False,
+)
+@options.seconds(
+    "--drain",
+    DRAIN_SECONDS,
+    "Tasks under way at a SIGTERM may take this long to end.",
+    above_zero=False,
+)
 def worker(
     app: tuple[str, ...],
     url: str | None,
     project: str | None,
     slots: int | None,
     processes: int | None,
+    lease_after: float,
+    stop_grace: float,
+    drain: float,
 ) -> None:
     """Serve the tasks and workflows in APP's modules or files.
 
@@ -80,8 +122,24 @@ def worker(
         slots=slots,
         processes=processes,
         where=redact(given),
+        lease_after=lease_after,
+        stop_grace=stop_grace,
     )
-    _serve(transport, service)
+    _serve(transport, Draining(service, drain))
+
+
+class Draining:
+    """A worker that stops with this many seconds for what it executes."""
+
+    def __init__(self, service: WorkerService, seconds: float) -> None:
+        self._service = service
+        self._seconds = seconds
+
+    async def start(self) -> None:
+        await self._service.start()
+
+    async def stop(self) -> None:
+        await self._service.stop(self._seconds)
 
 
 def _transport(url: str, name: str) -> RabbitTransport:
