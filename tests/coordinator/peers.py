@@ -15,6 +15,8 @@ from leveret_broker.messages import (
     Outcomes,
     Replies,
     Reply,
+    ShowRun,
+    Tree,
     Wire,
 )
 from leveret_broker.transport import Delivery, Outgoing, Transport
@@ -23,6 +25,10 @@ from tests.coordinator import build
 
 PATIENCE = 10.0
 """Seconds after which a test gives up waiting."""
+
+FLOW = build.register(build.spec("flow"), session="s")
+"""Registers what most tests run."""
+QUICK = CoordinatorSettings(retry_first=0.001, retry_longest=0.01)
 
 
 @asynccontextmanager
@@ -151,3 +157,9 @@ class Worker(Peer):
             task = asyncio.create_task(self.tell(build.outcomes(outcome)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+
+async def state_of(caller: Caller, run: str) -> str:
+    tree = await caller.ask(ShowRun(session=caller.session, request="show", run=run))
+    assert isinstance(tree, Tree)
+    return tree.runs[0].state

@@ -40,7 +40,7 @@ async def filled(catalog: Catalog) -> Catalog:
     ]
     for second, submission in enumerate(asked):
         await build.apply(catalog, build.submit(submission), now=build.NOW + second)
-    await catalog.confirm(Confirmed(published=tuple(map(build.published, RUNS))))
+    await catalog.confirm(Confirmed(published=tuple(map(build.published, RUNS))), now=build.NOW)
     [fit] = [row for row in await catalog.definitions(names=["fit"]) if row.version == "0.9"]
     await build.apply(catalog, build.heartbeat(fit.id), now=build.NOW)
     await build.apply(catalog, build.started(R2))
@@ -193,11 +193,14 @@ async def test_a_heartbeat_replaces_what_the_worker_serves(filled: Catalog) -> N
     assert [row.definitions for row in rows.workers] == [()]
 
 
-async def test_workers_silent_for_a_day_are_deleted(filled: Catalog) -> None:
+async def test_workers_silent_for_a_day_are_deleted_unless_an_attempt_is_theirs(
+    filled: Catalog,
+) -> None:
     late = build.NOW + 24 * 3600 + 1
-    await build.apply(filled, build.heartbeat(worker="new"), now=late)
-    rows = await listings.answer(
-        ListWorkers(session="s", request="r", project=None), filled, alive_since=0
-    )
-    assert isinstance(rows, Rows)
-    assert [row.id for row in rows.workers] == ["new"]
+    question = ListWorkers(session="s", request="r", project=None)
+    for known in (["new", "w"], ["new"]):
+        await build.apply(filled, build.heartbeat(worker="new"), now=late)
+        rows = await listings.answer(question, filled, alive_since=0)
+        assert isinstance(rows, Rows)
+        assert sorted(row.id for row in rows.workers) == known
+        await build.apply(filled, build.outcomes(build.outcome(R2)))
