@@ -157,6 +157,7 @@ def _collect_noticed(
 def _collect_news(message: Outcomes, needs: _Collected) -> None:
     needs.runs.update(outcome.run for outcome in message.outcomes)
     needs.runs.update(started.run for started in message.started)
+    needs.below.update(told.run for told in message.outcomes if told.state == "timed-out")
     lost = [outcome.run for outcome in message.outcomes if outcome.state == "lost"]
     claimed = [claim.run for claim in message.claims]
     if lost or claimed:

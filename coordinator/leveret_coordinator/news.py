@@ -87,6 +87,8 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
                 run, "succeeded", ledger, result=outcome.result, finished_at=outcome.finished_at
             )
         case "failed" | "timed-out":
+            if outcome.state == "timed-out":
+                _stop_below(run, ledger)
             failure = outcome.failure or ending.failure_of("unknown", "the worker told no failure")
             ending.fail(run, failure, ledger, error=outcome.error)
         case "lost":
@@ -100,6 +102,17 @@ def _lost(run: Run, outcome: Outcome, worker: str, ledger: Ledger) -> None:
     reason = outcome.failure.message if outcome.failure else "the process that executed it died"
     if ending.lose(run, reason, ledger, host=told.host if told else None):
         opening.requeue(ledger.run(run.id) or run, ledger)
+
+
+def _stop_below(run: Run, ledger: Ledger) -> None:
+    """What a workflow called goes with it when it takes too long.
+
+    Here, and not by its worker: a request of the worker's might come when the next attempt has
+    begun, and stop what that one called.
+    """
+    for below in ledger.unended_below(run.id):
+        if below.id != run.id:
+            ending.stop(below, "cancelled", ledger)
 
 
 _EVENTS: dict[str, states.Event] = {

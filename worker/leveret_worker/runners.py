@@ -73,8 +73,8 @@ class AsyncRunner:
             begun.append(task)
 
         def stop() -> None:
-            # Unless it took too long, another attempt may go on with what it has called.
-            context.abandoned = execution.stopped_for != "timed-out"
+            # Another attempt may go on with what it has called, else the coordinator stops that.
+            context.abandoned = True
             for task in begun:
                 task.cancel()
 
