@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def unbidden(started: str) -> str:
     except KeyboardInterrupt:
         pass
     return "done even so"
+
+
+def hold_the_lock(started: str) -> None:
+    """Stay for hours in C code that holds the interpreter's lock."""
+    Path(started).write_text(str(os.getpid()))
+    re.match(r"(a|a)*b", "a" * 60)
+
+
+def burn(started: str) -> None:
+    """Compute for ever."""
+    Path(started).write_text(str(os.getpid()))
+    while True:
+        pass
 
 
 def standing() -> tuple[int, int, bool]:
