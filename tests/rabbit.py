@@ -125,6 +125,11 @@ class PrivateNode(RabbitNode):
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
         }
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes another Erlang node find this one: its name, cookie and port mapper."""
+        return self._environment
+
     def start(self) -> None:
         self._start_mapper()
         log = self._folder / "server.log"
@@ -162,6 +167,7 @@ class PrivateNode(RabbitNode):
         self._dismiss_watcher(self._server)
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
+        _wait_until(lambda: not _answers(self._port), "the node does not end")
 
     def ctl(self, *args: str) -> str:
         return _output([str(self._scripts / "rabbitmqctl"), "-q", *args], self._environment)

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tests.acceptance.chaos import ledger, queues
+from tests.acceptance.chaos.console import Console
 from tests.acceptance.processes import ROOT, Process, Site
 from tests.rabbit import PrivateNode
 
@@ -19,12 +20,14 @@ UNREACHABLE = 4
 """The exit code of a process that found no broker or no coordinator at its start."""
 BY_SIGTERM = 128 + signal.SIGTERM
 
-SILENT_AFTER = 5.0
+SILENT_AFTER = 11.0
+"""Two heartbeats, and a little."""
 SETTINGS = {
     "LEVERET_LEASE_AFTER": "1",
     "LEVERET_WORKER_SILENT_AFTER": str(SILENT_AFTER),
     "LEVERET_WORKER_GONE_AFTER": "1",
     "LEVERET_STOP_GRACE": "1",
+    "LEVERET_DRAIN": "4",
     "LEVERET_KEY": "c4a05" * 12 + "c4a0",  # errors are to arrive as their own types
 }
 """What takes minutes elsewhere takes seconds here."""
@@ -49,6 +52,7 @@ class Member:
         self._may_finish = may_finish
         self.process: Process | None = None
         self.is_paused = False
+        self.is_draining = False
         self.lives = 0
         self.finished = False
         """It has ended as it should, and stays so."""
@@ -61,12 +65,16 @@ class Member:
     def is_up(self) -> bool:
         return self.process is not None and self.process.exit_code is None
 
+    @property
+    def is_working(self) -> bool:
+        return self.is_up and not self.is_paused and not self.is_draining
+
     def start(self) -> None:
         self.process = self._start()
         self.logs.append(self.process.log)
         self.lives += 1
         self._expected = {UNREACHABLE}
-        self.is_paused = False
+        self.is_paused = self.is_draining = False
 
     def kill(self, down: float, *, whole: bool = False) -> None:
         """SIGKILL, and for `down` seconds nothing takes its place."""
@@ -82,7 +90,8 @@ class Member:
         """SIGTERM; it ends in its own time."""
         assert self.process is not None
         self._expect(0, down)
-        self._expected.add(BY_SIGTERM)
+        self._expected |= {BY_SIGTERM, -signal.SIGTERM}  # the latter while it starts
+        self.is_draining = True
         self.process.signal(signal.SIGTERM)
 
     def pause(self, *, whole: bool) -> None:
@@ -128,6 +137,7 @@ class Cluster:
 
     def __init__(self, node: PrivateNode, url: str, folder: Path, seed: int) -> None:
         self.node = node
+        self.console = Console(node)
         self.folder = folder
         self.vhost = unquote(urlsplit(url).path[1:])
         self._site = site = ChaosSite(f"{url}?heartbeat=3", folder)
@@ -150,9 +160,12 @@ class Cluster:
         return self.folder / "catalog.sqlite"
 
     def start(self) -> None:
-        self.coordinator.start()
-        for member in [*self.workers, self.driver]:
+        for member in [self.coordinator, *self.workers]:
             member.start()
+        for worker in self.workers:  # what no worker has ever served can't be asked for
+            assert worker.process is not None
+            worker.process.ready("worker ready")
+        self.driver.start()
 
     def supervise(self) -> None:
         """Start again what is down."""
@@ -173,6 +186,7 @@ class Cluster:
             if member.process is not None and member.is_up:
                 member.kill(0, whole=True)
         self._site.close()
+        self.console.close()
 
     # -- the broker -------------------------------------------------------------------------------
 
@@ -197,6 +211,10 @@ class Cluster:
         if self._broker_work is not None:
             self._broker_work.join()
 
+    @property
+    def url(self) -> str:
+        return self._site.url
+
     def queue_names(self) -> list[str]:
         """All queues but those of single processes, which go with them or after a while."""
         listed = self.node.ctl("list_queues", "-p", self.vhost, "--no-table-headers", "name")
@@ -205,10 +223,10 @@ class Cluster:
 
     def ready(self) -> dict[str, int]:
         """How many messages are ready in each of these queues."""
-        return queues.ready(self._site.url, self.queue_names())
+        return queues.ready(self.url, self.queue_names())
 
     def contents(self, queue: str) -> list[str]:
-        return queues.contents(self._site.url, queue)
+        return queues.contents(self.url, queue)
 
     def _coordinator(self) -> Process:
         return self._site.start("coordinator", "--catalog", "catalog.sqlite")

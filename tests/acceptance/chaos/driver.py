@@ -18,8 +18,10 @@ import leveret
 from tests.acceptance.chaos import workload
 from tests.acceptance.chaos.app import campaign
 
-AT_ONCE = 6
-"""Root runs that are under way at a time."""
+AT_ONCE = 16
+"""Root runs that are under way at a time, at most."""
+PACE = 0.8
+"""Seconds from one start to the next: there is always something fresh, and never too much."""
 PAUSE = 0.5
 """Seconds before something out of reach is tried again."""
 
@@ -66,6 +68,7 @@ class Driver:
         self._client = client
         self._seed = seed
         self._folder = folder
+        self._pacing = asyncio.Lock()
         self._known = {entry.index: entry for entry in read(folder)}
 
     async def drive(self) -> None:
@@ -80,8 +83,11 @@ class Driver:
     async def _lane(self, numbers: Iterator[int], last: int) -> None:
         """One root run after the other."""
         for index in numbers:
-            if index > last and is_enough(self._folder):
-                return
+            if index > last:
+                async with self._pacing:
+                    await asyncio.sleep(PACE)
+                if is_enough(self._folder):
+                    return
             await self._see_through(index)
 
     async def _see_through(self, index: int) -> None:

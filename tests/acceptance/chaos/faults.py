@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.acceptance.chaos import evidence
+from aiormq.exceptions import AMQPError
+
+from tests.acceptance.chaos import evidence, queues
 from tests.acceptance.chaos.cluster import SILENT_AFTER, Cluster, Member, children, send
+from tests.acceptance.chaos.console import ConsoleError
 
 GAPS = (0.0, 0.7)
 """Seconds between two faults, at least and at most."""
@@ -16,12 +19,12 @@ DOWN = (0.0, 0.0, 0.5, 2.0)
 LOW, USUAL = "0.00001", "0.4"
 """Shares of the machine's memory: with the first the broker is over it at once."""
 
-CLOSE_ONE = """
-case rabbit_networking:connections() of
-    [] -> none;
-    All -> rabbit_networking:close_connection(lists:nth({n} rem length(All) + 1, All), "chaos")
-end.
-"""
+CLOSE_ONE = (
+    "case rabbit_networking:connections() of [] -> none; All -> "
+    'rabbit_networking:close_connection(lists:nth({n} rem length(All) + 1, All), "chaos") end'
+)
+CLOSE_ALL = 'rabbit_networking:close_connections(rabbit_networking:connections(), "chaos")'
+SET_MEMORY = "vm_memory_monitor:set_vm_memory_high_watermark({share})"
 
 
 class Missed(Exception):
@@ -49,22 +52,28 @@ class Chaos:
         for _, action in due:
             action()
 
-    def ctl(self, *arguments: str) -> str:
+    def evaluate(self, expression: str) -> None:
         try:
-            return self.cluster.node.ctl(*arguments)
-        except RuntimeError as error:
+            self.cluster.console.evaluate(expression)
+        except ConsoleError as error:
             raise Missed(str(error)) from error
 
     def worker(self) -> Member:
         """Some worker that runs."""
         return self._running(self.dice.sample(self.cluster.workers, len(self.cluster.workers)))
 
+    def spare_worker(self) -> Member:
+        """Some worker that runs and isn't the last one."""
+        if sum(worker.is_working for worker in self.cluster.workers) < 2:
+            raise Missed("there is none to spare")
+        return self.worker()
+
     def running(self, member: Member) -> Member:
         return self._running([member])
 
     def _running(self, members: list[Member]) -> Member:
         for member in members:
-            if member.is_up and not member.is_paused:
+            if member.is_working:
                 return member
         raise Missed("none of them runs")
 
@@ -114,13 +123,13 @@ def kill_child(chaos: Chaos) -> str:
 
 
 def drain_worker(chaos: Chaos) -> str:
-    worker = chaos.worker()
+    worker = chaos.spare_worker()
     worker.drain(0)
     return worker.name
 
 
 def pause_worker(chaos: Chaos) -> str:
-    worker, whole = chaos.worker(), chaos.dice.random() < 0.5
+    worker, whole = chaos.spare_worker(), chaos.dice.random() < 0.5
     seconds = SILENT_AFTER + chaos.dice.uniform(0.5, 3)
     worker.pause(whole=whole)
     chaos.later(seconds, worker.resume)
@@ -131,25 +140,32 @@ def pause_worker(chaos: Chaos) -> str:
 
 
 def close_connection(chaos: Chaos) -> str:
-    chaos.ctl("eval", CLOSE_ONE.format(n=chaos.dice.randrange(1000)))
+    chaos.evaluate(CLOSE_ONE.format(n=chaos.dice.randrange(1000)))
     return ""
 
 
 def close_connections(chaos: Chaos) -> str:
-    chaos.ctl("close_all_connections", "--global", "chaos")
+    chaos.evaluate(CLOSE_ALL)
     return ""
 
 
 def delete_queue(chaos: Chaos) -> str:
     name, messages = _work_queue(chaos)
-    chaos.ctl("delete_queue", "-p", chaos.cluster.vhost, name)
+    _through_broker(queues.delete, chaos, name)
     return f"{name} with about {messages} messages"
 
 
 def purge_queue(chaos: Chaos) -> str:
     name, messages = _work_queue(chaos)
-    chaos.ctl("purge_queue", "-p", chaos.cluster.vhost, name)
+    _through_broker(queues.purge, chaos, name)
     return f"{name} with about {messages} messages"
+
+
+def _through_broker(work: Callable[[str, str], None], chaos: Chaos, queue: str) -> None:
+    try:
+        work(chaos.cluster.url, queue)
+    except (AMQPError, OSError) as error:
+        raise Missed(f"{error!r}") from error
 
 
 def _work_queue(chaos: Chaos) -> tuple[str, int]:
@@ -169,12 +185,12 @@ def alarm(chaos: Chaos) -> str:
     if chaos.alarmed:
         raise Missed("there is an alarm already")
     seconds = chaos.dice.uniform(0.5, 3)
-    chaos.ctl("set_vm_memory_high_watermark", LOW)
+    chaos.evaluate(SET_MEMORY.format(share=LOW))
     chaos.alarmed = True
 
     def lift() -> None:
         chaos.cluster.await_broker()  # a node that was started again has the usual one
-        chaos.cluster.node.ctl("set_vm_memory_high_watermark", USUAL)
+        chaos.cluster.console.evaluate(SET_MEMORY.format(share=USUAL))
         chaos.alarmed = False
 
     chaos.later(seconds, lift)
@@ -196,12 +212,12 @@ def kill_node(chaos: Chaos) -> str:
 
 def restart_app(chaos: Chaos) -> str:
     down = chaos.dice.choice(DOWN)
-    node = chaos.cluster.node
+    console = chaos.cluster.console
 
     def restart() -> None:
-        node.stop_app()
+        console.evaluate("rabbit:stop()")
         time.sleep(down)
-        node.start_app()
+        console.evaluate("rabbit:start()")
 
     chaos.cluster.in_background(restart)
     return f"down for {down:g} s"
@@ -212,7 +228,7 @@ FAULTS = (
     Fault(name="close all connections", weight=9, apply=close_connections),
     Fault(name="kill a worker", weight=10, apply=kill_worker, needs_broker=False),
     Fault(name="kill a worker's child", weight=6, apply=kill_child, needs_broker=False),
-    Fault(name="kill the coordinator", weight=9, apply=kill_coordinator, needs_broker=False),
+    Fault(name="kill the coordinator", weight=7, apply=kill_coordinator, needs_broker=False),
     Fault(name="kill the driver", weight=3, apply=kill_driver, needs_broker=False),
     Fault(name="drain a worker", weight=5, apply=drain_worker, needs_broker=False),
     Fault(name="pause a worker", weight=5, apply=pause_worker, needs_broker=False),

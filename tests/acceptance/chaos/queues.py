@@ -1,4 +1,4 @@
-"""How much is in which queue, asked in a way that is never out of date.
+"""What is in the queues, asked in a way that is never out of date; and how to get rid of it.
 
 `rabbitmqctl list_queues` counts the messages of a replicated queue every few seconds only. A
 passive declaration counts at once, though only what no consumer holds: what they hold is back in
@@ -28,6 +28,20 @@ def ready(url: str, names: Iterable[str]) -> dict[str, int]:
 def contents(url: str, name: str) -> list[str]:
     """The first messages of a queue, for people; they stay there."""
     return asyncio.run(_on_channel(url, lambda channel: _contents(channel, name)))
+
+
+def purge(url: str, name: str) -> None:
+    """Drop what is ready in a queue."""
+    asyncio.run(_on_channel(url, lambda channel: _purge(channel, name)))
+
+
+def delete(url: str, name: str) -> None:
+    """Drop a queue, its consumers and all that it holds."""
+    asyncio.run(_on_channel(url, lambda channel: channel.queue_delete(name)))
+
+
+async def _purge(channel: AbstractChannel, name: str) -> None:
+    await (await channel.get_queue(name)).purge()
 
 
 async def _ready(channel: AbstractChannel, names: list[str]) -> dict[str, int]:
