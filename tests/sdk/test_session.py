@@ -195,6 +195,21 @@ async def test_cancelling_a_run_ends_all_that_wait_for_it(site: Site) -> None:
     assert [sent.round for sent in site.transport.submitted] == [1]
 
 
+async def test_who_attached_hears_the_end_and_not_that_a_key_is_in_use(site: Site) -> None:
+    has_it = site.submission(key="k", digest="1")
+    other = Session(site.transport, where="memory")
+    await other.start()
+    await accepted(other.submit(has_it))
+    attached = site.session.attach(has_it.run)
+    refused = await ended(site.session.submit(has_it.model_copy(update={"digest": "2"})))
+    assert isinstance(refused, messages.Rejected)
+    assert (refused.code, refused.arguments) == ("key-conflict", has_it.arguments)
+    assert not attached.is_settled
+    await site.finish(has_it.run)
+    assert isinstance(await ended(attached), messages.Finished)
+    await other.stop()
+
+
 async def test_a_run_that_nobody_knows_can_be_attached_to_and_asked_for(site: Site) -> None:
     submission = site.submission()
     attached = site.session.attach(submission.run)
