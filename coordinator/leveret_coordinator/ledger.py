@@ -133,6 +133,8 @@ class Ledger:
 
     def end(self, end: End) -> None:
         """Keep how a run ended and tell those who wait."""
+        if self._runs[end.run].kind == "step" and not end.has_payload:
+            self._reopened[end.run] = None  # what was foreseen of it
         self._ends[end.run] = end
         self._dispatched.pop(end.run, None)
         self._repeated.pop(end.run, None)
@@ -217,10 +219,10 @@ class Ledger:
     def wait(self, run: str, session: str) -> None:
         """Note that the session is to hear the end of the run.
 
-        Of a run that has ended always anew: a confirmation of the last answer, which is not yet
-        written, removes the note that the catalog has.
+        Of a run that has ended, or had, always anew: a confirmation of the last answer, which is
+        not yet written, removes the note that the catalog has.
         """
-        if session not in self._waiters[run] or run in self._ended:
+        if session not in self._waiters[run] or run in self._ended or run in self._reopened:
             self._waiters[run][session] = None
             self._new_waiters.append(Waiter(run=run, session=session))
 

@@ -8,7 +8,6 @@ from leveret_broker.identifiers import is_database_id
 from leveret_broker.messages import (
     Accepted,
     Attach,
-    Ended,
     Recorded,
     Rejected,
     Submission,
@@ -59,9 +58,11 @@ def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
     if run is None:
         return _made(submission, ledger)
     _check_key(run, submission)
-    if _is_for_a_new_round(run, submission):
-        return opening.reopen(run, ledger, parent_round=submission.round)
-    return run
+    if not _is_for_a_new_round(run, submission, ledger):
+        return run
+    if submission.recorded is not None:
+        return _recorded_anew(run, submission.recorded, submission.round, ledger)
+    return opening.reopen(run, ledger, parent_round=submission.round)
 
 
 def _check_key(run: Run, submission: Submission) -> None:
@@ -74,9 +75,12 @@ def _check_key(run: Run, submission: Submission) -> None:
         )
 
 
-def _is_for_a_new_round(run: Run, submission: Submission) -> bool:
+def _is_for_a_new_round(run: Run, submission: Submission, ledger: Ledger) -> bool:
+    """Whether it is to be opened again: not below a run that has ended, where nobody waits."""
+    parent = ledger.run(submission.parent) if submission.parent is not None else None
     return (
-        submission.parent is not None
+        parent is not None
+        and not states.has_ended(parent.state)
         and run.state in ("failed", "cancelled")
         and run.parent_round < submission.round
     )
@@ -187,21 +191,34 @@ def _asked_for(submission: Submission) -> str:
 def _recorded(
     submission: Submission, recorded: Recorded, parent: Run | None, ledger: Ledger
 ) -> Run:
-    """The row of a step: it has ended already, or does when it is due."""
+    """The row of a step."""
     if parent is None:
         raise Invalid(f"The step {recorded.name!r} belongs to no run.")
     run = _inserted(submission, _step_definition(parent.project, ledger), parent, ledger)
-    state: Ended = "succeeded" if recorded.failure is None else "failed"
+    if not states.has_ended(parent.state):
+        return _kept(run, recorded, ledger)
+    run = ledger.change(run, "cancelled", finished_at=ledger.now)
+    ledger.end(End(run=run.id, state="cancelled"))
+    return run
+
+
+def _recorded_anew(run: Run, recorded: Recorded, parent_round: int, ledger: Ledger) -> Run:
+    """What a step that did not succeed ended with is replaced."""
+    ledger.reopen(run.id)
+    run = ledger.change(run, "reopened", parent_round=parent_round, finished_at=None, failure=None)
+    return _kept(run, recorded, ledger)
+
+
+def _kept(run: Run, recorded: Recorded, ledger: Ledger) -> Run:
+    """The step as it was recorded: it has ended, or does when it is due."""
     end = End(
         run=run.id,
-        state=state,
+        state="succeeded" if recorded.failure is None else "failed",
         result=recorded.result,
         error=recorded.error,
         failure=recorded.failure,
     )
-    if states.has_ended(parent.state):
-        end = End(run=run.id, state="cancelled")
-    elif recorded.delay is not None:
+    if recorded.delay is not None:
         run = ledger.change(run, "delayed")
         ledger.foresee(end)
         ledger.set_timer(run.id, "sleep", ledger.now + recorded.delay)
