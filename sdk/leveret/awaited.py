@@ -89,9 +89,12 @@ class Awaited:
 
     def finish(self, end: messages.Finished) -> None:
         """The run has ended: all who wait hear it."""
-        if attached := self._attached.pop(end.run, None):
+        # Both are taken before either hears: who does may submit the run anew, on another thread.
+        attached = self._attached.pop(end.run, None)
+        pending = self._submitted.pop(end.run, None)
+        if attached is not None:
             attached.settle(end)
-        if pending := self._submitted.pop(end.run, None):
+        if pending is not None:
             pending.submission = None  # who keeps the run needn't keep its arguments
             pending.settle(end)
             self._let_go(end.run)
@@ -107,9 +110,11 @@ class Awaited:
 
     def fail(self, run: str, error: Exception) -> None:
         """There will be no answer."""
-        if attached := self._attached.pop(run, None):
+        attached = self._attached.pop(run, None)
+        pending = self._submitted.pop(run, None)
+        if attached is not None:
             attached.fail(error)
-        if pending := self._submitted.pop(run, None):
+        if pending is not None:
             pending.fail(error)
             self._let_go(run)
 

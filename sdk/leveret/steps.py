@@ -17,18 +17,18 @@ import random as randomness
 import uuid as uuids
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from leveret import identity, payload, scripts, values
-from leveret.context import RunContext, current_run, current_step, stepping
-from leveret.errors import LeveretError, NestedCallError, PayloadError, RunCancelled
+from leveret import payload
+from leveret.context import stepping
+from leveret.errors import LeveretError, PayloadError, RunCancelled
 from leveret.failures import decode_failure, describe, encode_failure
 from leveret.options import checked_key
 from leveret.pending import Pending
+from leveret.places import DEFINITION, Place, name_of, placed, taken_along, workflow_run
 from leveret.runs import REFUSALS
-from leveret_broker import identifiers, messages
+from leveret_broker import messages
 
 if TYPE_CHECKING:
     from leveret.connection import Connection
@@ -36,12 +36,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFINITION = "leveret.step"
-"""The name that stands for every step's definition."""
 LONGEST_SLEEP = dt.timedelta(days=36_500).total_seconds()
 """Seconds."""
 TRIES = 3
-"""How often a record is sent that is answered as if it were asked for only."""
+"""How often a record is sent whose answer may be one to something else."""
 _TARGET = messages.Target(kind="step", name=DEFINITION)
 
 
@@ -67,7 +65,7 @@ class Stepper:
         Raises `NestedCallError` inside another step, and `PayloadError` for arguments that nothing
         identifies.
         """
-        return _made(_name(fn), fn, args, kwargs, self._key)
+        return _made(name_of(fn), fn, args, kwargs, self._key)
 
     def options(self, *, key: str | None) -> "Stepper":
         """Steps that are known by a key in place of their arguments.
@@ -102,10 +100,10 @@ def sleep(seconds: float | dt.timedelta) -> Coroutine[Any, Any, None]:
     Takes seconds or a `timedelta`. Raises `ValueError` for what is negative or no number.
     """
     delay = _delay(seconds)
-    run = _workflow_run("leveret.sleep")
+    run = workflow_run("leveret.sleep")
     if run is None:
         return asyncio.sleep(delay)
-    return _slept(_placed(run, "leveret.sleep", (delay,), {}), delay)
+    return _slept(placed(run, "leveret.sleep", (delay,), {}), delay)
 
 
 def _utc() -> dt.datetime:
@@ -121,112 +119,6 @@ def _delay(seconds: float | dt.timedelta) -> float:
     return float(given)
 
 
-# -- where a step stands --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """A step of a workflow run: what its record is found by."""
-
-    caller: RunContext
-    name: str
-    """What the step calls."""
-    run: str
-    """The id of its row."""
-    identity: str
-    ordinal: int
-    key: str | None
-    digest: str | None
-
-
-def _placed(
-    run: RunContext,
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    key: str | None = None,
-) -> Place:
-    callee = f"{DEFINITION}:{name}"
-    content = _content(name, args, kwargs, key)
-    digest = None if content is None else content.digest
-    if key is None:
-        assert content is not None, "what can't be identified was refused"
-        known, ordinal = content.text, run.next_ordinal(callee, content.text)
-    else:
-        run.use_key(key, callee, digest, identity.shown(args, kwargs))
-        known, ordinal = identity.of_key(key), 0
-    return Place(
-        caller=run,
-        name=name,
-        run=identifiers.child_run_id(run.run, f"{run.project}:{callee}", known, ordinal),
-        identity=known,
-        ordinal=ordinal,
-        key=key,
-        digest=digest,
-    )
-
-
-def _content(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None
-) -> identity.Content | None:
-    try:
-        return identity.of_arguments(payload.encode_arguments(args, kwargs), args, kwargs)
-    except PayloadError as error:
-        if key is not None:
-            return None
-        raise PayloadError(
-            f"nothing tells this step {name} from others: {error}. Give it a key, by "
-            "leveret.step.options(key=…)(…), and its arguments may be anything"
-        ) from error
-
-
-def _workflow_run(name: str) -> RunContext | None:
-    """The workflow run that a step belongs to, if any. Raises `NestedCallError` in a step."""
-    around = current_step()
-    if around is not None:
-        raise NestedCallError(
-            f"the step {name} was made inside the step {around}, which is recorded as a whole: "
-            f"make it in the workflow itself, or call the plain function"
-        )
-    run = current_run()
-    return run if run is not None and run.kind == "workflow" else None
-
-
-def _name(fn: Any) -> str:
-    """A function's qualified name, with its module."""
-    while isinstance(fn, partial):
-        fn = cast("partial[Any]", fn).func
-    named: Any = fn if hasattr(fn, "__qualname__") else type(cast(object, fn))
-    module = getattr(named, "__module__", None)  # that of a method of a C class is None
-    name = str(named.__qualname__)
-    return f"{scripts.public_module(module)}.{name}" if module else name
-
-
-def _taken_along(fn: Any) -> tuple[object, ...]:
-    """Constants that a nested function or a partial has with it: arguments in all but name.
-
-    They tell apart what one line of a workflow makes of many values, such as
-    `step(lambda: read(path))`. What may change doesn't count.
-    """
-    if isinstance(fn, partial):
-        made = cast("partial[Any]", fn)
-        return (*_taken_along(made.func), made.args, made.keywords)
-    if "<" not in getattr(fn, "__qualname__", ""):
-        return ()
-    cells = [cell for cell in getattr(fn, "__closure__", None) or () if _is_filled(cell)]
-    held = [cell.cell_contents for cell in cells]
-    named: dict[str, object] = getattr(fn, "__kwdefaults__", None) or {}
-    kept = [*held, *(getattr(fn, "__defaults__", None) or ()), *named.values()]
-    return tuple(value for value in kept if values.is_constant(value))
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # its variable is not set yet
-        return False
-
-
 # -- doing it -------------------------------------------------------------------------------------
 
 
@@ -237,12 +129,12 @@ def _made(
     kwargs: dict[str, Any],
     key: str | None = None,
 ) -> Coroutine[Any, Any, Any]:
-    run = _workflow_run(name)
+    run = workflow_run(name)
     call = partial(fn, *args, **kwargs)
     if run is None:
         return _called(name, call)
-    along = _taken_along(fn)
-    return _recorded(_placed(run, name, (*args, *along), kwargs, key), call)
+    along = taken_along(fn)
+    return _recorded(placed(run, name, (*args, *along), kwargs, key), call)
 
 
 async def _called(name: str, call: Callable[[], Any]) -> Any:
@@ -254,11 +146,13 @@ async def _called(name: str, call: Callable[[], Any]) -> Any:
 async def _recorded(place: Place, call: Callable[[], Any]) -> Any:
     _refuse_abandoned(place)
     async with _one_at_a_time(place):
+        known: messages.Finished | None = None
         if not place.caller.fresh or place.key is not None:
             known = await _known(place)
-            if known is not None:
+            if known is not None and not _is_to_be_done_again(place, known):
                 return _opened(place, known)
-        return _opened(place, await _submitted(place, await _end(place, call)))
+        record = await _end(place, call)
+        return _opened(place, await _submitted(place, record, before=known))
 
 
 def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
@@ -307,16 +201,25 @@ async def _known(place: Place) -> messages.Finished | None:
     match answer:
         case messages.Rejected(code="unknown-run"):
             return None
-        case messages.Finished(state="failed" | "cancelled") if place.caller.round > 1:
-            return None  # perhaps in an earlier round: the coordinator knows, and asks for no more
         case messages.Finished():
             return answer
         case _:
             raise _refused(place, answer)
 
 
-async def _submitted(place: Place, record: messages.Recorded) -> messages.Finished:
-    """Have the end recorded, and return the one that is."""
+def _is_to_be_done_again(place: Place, end: messages.Finished) -> bool:
+    """Whether it failed in an earlier round, or may have: the coordinator keeps the record then."""
+    return end.state != "succeeded" and place.caller.round > 1
+
+
+async def _submitted(
+    place: Place, record: messages.Recorded, before: messages.Finished | None = None
+) -> messages.Finished:
+    """Have the end recorded, and return the one that is.
+
+    Some answers may be late ones to what was asked before, sent again when the connection was lost:
+    that the step is unknown, or how it had ended `before`. Then it is asked again.
+    """
     caller = place.caller
     submission = messages.Submission(
         run=place.run,
@@ -335,10 +238,13 @@ async def _submitted(place: Place, record: messages.Recorded) -> messages.Finish
     answer: messages.Wire | None = None
     for _ in range(TRIES):
         answer = await _answer(_connection(place).session.submit(submission))
-        if isinstance(answer, messages.Finished):
-            return answer
-        if not isinstance(answer, messages.Rejected) or answer.code != "unknown-run":
-            break  # else it is the second answer to what was asked before, sent by a reconnect
+        is_late = isinstance(answer, messages.Rejected) and answer.code == "unknown-run"
+        if before is not None and record.error != before.error:
+            is_late |= answer == before
+        if not is_late:
+            break
+    if isinstance(answer, messages.Finished):
+        return answer
     raise _refused(place, answer)
 
 

@@ -48,7 +48,8 @@ class Keeper:
         self.silent = False
         """Whether submissions are not answered."""
         self.doubles = False
-        """Whether it is told once more that a run is unknown, late, as after a lost connection."""
+        """Whether what was told before is told once more, late, as after a lost connection."""
+        self._rounds: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -136,11 +137,14 @@ class Keeper:
     def _record(self, session: str, submission: messages.Submission) -> None:
         recorded, run = submission.recorded, submission.run
         assert recorded is not None, "only steps are submitted here"
-        if run in self.records:
-            self._reply(session, self.records[run])
+        known, round = self.records.get(run), self._rounds.setdefault(run, submission.round)
+        is_anew = known is None or (known.state != "succeeded" and round < submission.round)
+        if self.doubles and is_anew:
+            self._reply(session, known or _unknown(run))
+        if known is not None and not is_anew:
+            self._reply(session, known)
             return
-        if self.doubles:
-            self._reply(session, _unknown(run))
+        self._rounds[run] = submission.round
         if recorded.delay is None:
             self._finish(session, finished(recorded, run))
         else:

@@ -286,6 +286,27 @@ async def test_a_step_that_failed_is_done_again_in_a_later_round_only(keeper: Ke
     assert [one.round for one in keeper.submissions] == [1, 2]
 
 
+async def test_an_end_of_an_earlier_round_that_comes_late_is_not_taken_for_the_new_one(
+    keeper: Keeper,
+) -> None:
+    attempts = itertools.count(1)
+
+    def fails_once() -> int:
+        attempt = next(attempts)
+        if attempt == 1:
+            raise Unripe(attempt)
+        return attempt
+
+    async def workflow() -> int:
+        return await leveret.step(fails_once)
+
+    with pytest.raises(Unripe):
+        await executed(keeper.workflow_run(), workflow)
+    keeper.doubles = True
+    assert await executed(keeper.workflow_run(round=2), workflow) == 2
+    assert next(attempts) == 3
+
+
 async def test_a_step_that_succeeded_is_kept_in_every_round(keeper: Keeper) -> None:
     first = await executed(keeper.workflow_run(), leveret.uuid)
     assert await executed(keeper.workflow_run(round=7), leveret.uuid) == first
