@@ -130,6 +130,14 @@ async def test_a_claim_without_a_verdict_is_made_again(bench: Bench) -> None:
     assert await claims(bench) == [("a", 1, True)] * 3
 
 
+async def test_a_claim_says_the_same_however_often_it_is_made(bench: Bench) -> None:
+    """Another answer to the second would take away what the first one granted."""
+    await bench.deliver("a", generation=GENERATION - 1)
+    await bench.deliver("a", again=True)
+    await bench.clock.let_pass(REPEAT_EVERY)
+    assert await claims(bench) == [("a", 1, False)] * 2
+
+
 async def test_what_claims_is_not_stopped_because_its_verdict_may_be_a_later_attempt(
     bench: Bench,
 ) -> None:

@@ -121,7 +121,8 @@ class Execution:
     def join(self, other: "Execution") -> None:
         """Another delivery of this attempt: what came in it is settled with this one."""
         self.bundles += other.bundles
-        self.handed_out |= other.handed_out
+        if self.state == "waiting":  # one claim says the same however often it is made
+            self.handed_out |= other.handed_out
         if self.is_settled:
             self.settle()
 

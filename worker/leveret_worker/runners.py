@@ -102,7 +102,11 @@ class ThreadRunner:
             ending = perform(fn, arguments, run=context, key=self._key)
             self._home.post(lambda: ended(ending))
 
-        threading.Thread(target=run, name=f"leveret-{execution.run}", daemon=True).start()
+        try:
+            threading.Thread(target=run, name=f"leveret-{execution.run}", daemon=True).start()
+        except RuntimeError as error:  # the system has no more
+            ending = lost(execution, f"no thread could be started for it: {error}")
+            self._home.post(lambda: ended(ending))
 
 
 class ProcessRunner:
@@ -141,10 +145,10 @@ class ProcessRunner:
             return failed(error, run=_context(execution), key=self._key)
 
 
-def lost(execution: Execution, death: ChildDied) -> Ending:
-    """The ending that the death of a child process makes."""
+def lost(execution: Execution, reason: object) -> Ending:
+    """The ending of an attempt that says nothing about the user's code."""
     error = WorkerLost(
-        f"run {execution.run} of {execution.queue} failed in attempt {execution.number}: {death}"
+        f"run {execution.run} of {execution.queue} failed in attempt {execution.number}: {reason}"
     )
     return Ending(failure=describe(error), is_lost=True)
 

@@ -110,6 +110,7 @@ class WorkerService:
         self._executor: Executor | None = None
         self._heart = Heart(self._beat, self._clock)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
         self._is_leaving = False
 
     # -- starting and stopping --------------------------------------------------------------------
@@ -153,6 +154,7 @@ class WorkerService:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 for consumer in self._consumers:
                     await consumer.cancel()
+        self._is_draining = True
         if self._executor is not None:
             self._executor.give_back_waiting()
             self._executor.give_back_claiming()
@@ -257,6 +259,9 @@ class WorkerService:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         assert self._executor is not None, "the worker was started"
+        if self._is_draining:  # it was on its way when the consumer was cancelled
+            delivery.nack()
+            return
         try:
             message = codec.decode(delivery.body, messages.Invocations)
         except MalformedMessage as error:
