@@ -1,0 +1,1 @@
+"""What the workers of the tests of durability serve."""
