@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LinearRegression
+from sklearn.neural_network import MLPClassifier
 
 import leveret
 from leveret import define
@@ -42,10 +42,12 @@ async def branches(count: int) -> list[list[int]]:
 async def objects() -> list[int]:
     """Calls with what no two processes pickle to the same bytes, each twice."""
     numbers = np.arange(12.0).reshape(4, 3)
+    model = MLPClassifier(hidden_layer_sizes=(3,), max_iter=300, random_state=0)
+    model.fit(numbers, np.array([0, 1, 0, 1]))
     values: list[Any] = [
         numbers,
         numbers.T,
-        LinearRegression().fit(numbers, [1.0, 2.0, 4.0, 8.0]),
+        model,
         set(WORDS),
         frozenset(WORDS),
         Point("one", frozenset(WORDS)),
