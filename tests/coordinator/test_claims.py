@@ -1,5 +1,7 @@
 """May a worker execute this attempt? Every answer, and the same answer to the same question."""
 
+from dataclasses import replace
+
 import pytest
 
 from leveret_broker.messages import Claim, Outcomes, RunOptions, RunState, Verdict
@@ -239,6 +241,18 @@ def test_taking_over_is_answered_alike_when_it_is_asked_again() -> None:
     decision = decide(given, HANDED_OUT, HANDED_OUT)
     assert granted(decision) == [("w", 2), ("w", 2)]
     assert only(decision).losses == 1
+
+
+def test_what_a_worker_left_behind_that_said_goodbye_is_taken_over_at_no_cost() -> None:
+    left = replace(worker("w2", is_alive=False), has_left=True)
+    given = facts(run(ROOT, "running", losses=3, holder=OTHERS), workers=[left])
+    decision = decide(given, HANDED_OUT)
+    assert granted(decision) == [("w", 2)]
+    assert only(decision).losses == 3
+    assert [(each.number, each.state) for each in decision.attempts] == [
+        (1, "returned"),
+        (2, "running"),
+    ]
 
 
 def test_what_executes_beside_a_holder_that_is_gone_is_not_taken_over() -> None:

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from leveret_broker.messages import Attach, Cancel, Ended, Finished
+from leveret_broker.messages import Attach, AttemptEnd, Cancel, Finished
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message
 from tests.coordinator import build
+from tests.coordinator.deciding import ended
 
 RUNS = [build.run_id(number) for number in range(1, 9)]
 PARENTS = [None, RUNS[0], RUNS[0], RUNS[1], RUNS[3], None, RUNS[5], RUNS[5]]
 SESSIONS = ("s1", "s2", "s3")
-ENDS: tuple[Ended, ...] = ("succeeded", "failed", "cancelled")
+ENDS: tuple[AttemptEnd, ...] = ("succeeded", "failed", "timed-out")
 
 
 def _messages(rng: random.Random) -> list[Message]:
@@ -54,11 +55,8 @@ async def test_every_run_ends_once_and_everybody_hears_the_same(
 
     made = [new.run.id for decision in decisions for new in decision.runs]
     assert sorted(made) == RUNS, "each is made once"
-    ended = [finished.run for decision in decisions for finished in decision.finished]
-    born_cancelled = [
-        new.run.id for decision in decisions for new in decision.runs if new.finished_at is not None
-    ]
-    assert sorted(ended + born_cancelled) == RUNS, "each ends once"
+    ends = [run for decision in decisions for run, _ in ended(decision)]
+    assert sorted(ends) == RUNS, "each ends once"
     changes = [replace(decision, waiters=()) for decision in again]
     assert not any(decision.writes for decision in changes), "nothing changes any more"
     for run in RUNS:

@@ -1,5 +1,7 @@
 """Attempts that nobody brought to an end: lost with their worker or process, or given back."""
 
+from dataclasses import replace
+
 import pytest
 
 from leveret_broker.messages import Failure, Finished, Outcome, Outcomes, RunOptions
@@ -128,6 +130,15 @@ def test_an_outcome_that_came_with_the_news_of_the_loss_counts_if_it_was_first()
     decision = decide(facts(_running()), ORPHAN, build.outcomes(build.outcome(ROOT)))
     assert only(decision).state == "pending"
     assert [late.reason for late in decision.refused] == ["the attempt is 2"]
+
+
+def test_what_a_worker_left_behind_that_said_goodbye_is_given_back_not_lost() -> None:
+    left = replace(worker(is_alive=False), has_left=True)
+    decision = decide(facts(_running(losses=3), workers=[left]), ORPHAN)
+    again = only(decision)
+    assert (again.state, again.attempt, again.losses) == ("pending", 2, 3)
+    assert [(each.number, each.state) for each in decision.attempts] == [(1, "returned")]
+    assert stopped(decision) == [(ROOT, 1)]
 
 
 # -- the budget -----------------------------------------------------------------------------------

@@ -7,11 +7,15 @@ from leveret_coordinator import retrying
 from leveret_coordinator.records import Run, Timer, Waiter
 from tests.coordinator import build
 from tests.coordinator.deciding import (
+    CHILD,
     HELD,
+    OTHER,
     ROOT,
+    changed,
     decide,
     ended,
     facts,
+    needs,
     only,
     replies,
     run,
@@ -216,3 +220,17 @@ def test_an_attempt_that_took_too_long_ends_a_run_without_retries() -> None:
     assert ended(decision) == [(ROOT, "failed")]
     assert stopped(decision) == [], "its worker has stopped it"
     assert len(replies(decision)) == 1
+
+
+def test_what_a_workflow_called_is_stopped_with_an_attempt_that_took_too_long() -> None:
+    root = _run(POLICY)
+    called = run(CHILD, "running", parent=ROOT, attempt=2, holder=HELD)
+    done = run(OTHER, "succeeded", parent=ROOT)
+    given = facts(root, below=((ROOT, root), (ROOT, called), (ROOT, done)))
+    timed_out = build.outcomes(build.outcome(ROOT, "timed-out"))
+    decision = decide(given, timed_out)
+    assert changed(decision)[ROOT].state == "waiting"
+    assert ended(decision) == [(CHILD, "cancelled")]
+    assert stopped(decision) == [(CHILD, 2)]
+    assert needs(timed_out).below == {ROOT}
+    assert needs(FAILED).below == frozenset()
