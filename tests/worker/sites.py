@@ -9,9 +9,24 @@ from leveret.definitions import Definition
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import Invocation
+from leveret_broker.transport import Consumer, Delivery
 from leveret_worker.service import WorkerService
 from tests.worker.by_hand import PATIENCE, CoordinatorByHand
 from tests.worker.clocks import HandClock
+
+
+class Recorded(MemoryTransport):
+    """Remembers what is called for the deliveries of each queue."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.callbacks: dict[str, Callable[[Delivery], None]] = {}
+
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
+    ) -> Consumer:
+        self.callbacks[queue] = on_delivery
+        return await super().consume(queue, on_delivery, prefetch=prefetch)
 
 
 class Site:
@@ -22,7 +37,7 @@ class Site:
     ) -> None:
         self.broker = MemoryBroker()
         self.coordinator = CoordinatorByHand(self.broker)
-        self.transport = MemoryTransport(self.broker)
+        self.transport = Recorded(self.broker)
         self.clock = HandClock()
         self.worker = WorkerService(
             self.transport,

@@ -149,6 +149,21 @@ async def test_a_run_cancelled_while_it_times_out_is_not_reported(bench: Bench) 
     assert await bench.reported() == []
 
 
+async def test_a_lease_that_is_confirmed_while_it_is_stopped_changes_nothing(
+    bench: Bench,
+) -> None:
+    await bench.deliver("a", timeout=61)
+    bench.broker.block()
+    await bench.clock.let_pass(61)
+    bench.broker.unblock()
+    assert await started(bench) == [("a", False), ("a", True)]
+    bench.stop("a")
+    assert bench.runner.stopped == ["a"]
+    bench.runner.end_stopped("a")
+    assert await bench.reported() == []
+    assert await bench.left_in_the_queue() == 0
+
+
 async def test_waiting_for_a_slot_takes_nothing_from_the_time_limit(bench: Bench) -> None:
     await bench.deliver("a", "b")
     await bench.deliver("c", timeout=5)

@@ -11,6 +11,7 @@ import pytest
 from leveret import define
 from leveret_broker import topology
 from leveret_broker.messages import Control, Stop, Verdict
+from leveret_broker.transport import Delivery
 from leveret_worker.membership import JOIN_EVERY
 from tests.worker import sites
 from tests.worker.clocks import settle
@@ -223,6 +224,20 @@ async def test_what_waits_goes_back_and_is_claimed_when_it_comes_again(site: Sit
     assert held.begun == ["a"]
 
 
+async def test_what_waits_is_left_to_whoever_gets_it_next(site: Site) -> None:
+    await site.submit_runs("a", "b")
+    await site.until(lambda: held.begun == ["a"])
+    others: list[Delivery] = []
+    await site.coordinator.transport.consume(HOLD, others.append, prefetch=0)
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    await site.coordinator.tell_all(Control(stop=(Stop(run="a", attempt=1),)))
+    await site.until(lambda: held.unwound == ["a"])
+    await site.execute("c", queue=FLOW)
+    assert len(others) == 1
+    assert held.begun == ["a", "c"]
+
+
 async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> None:
     site.coordinator.lets_in = False
     site.broker.drop_connections()
@@ -268,6 +283,23 @@ async def test_what_executes_when_it_leaves_is_returned_and_acknowledged(site: S
         status = await site.coordinator.transport.inspect(queue)
         assert status is not None
         assert status.messages == left
+
+
+async def test_what_was_on_its_way_when_it_stopped_consuming_goes_back(site: Site) -> None:
+    await site.execute("a")
+    stopping = asyncio.ensure_future(site.worker.stop(grace=1000))
+    await settle()
+    arrived: list[Delivery] = []
+    await site.coordinator.transport.consume(HOLD, arrived.append, prefetch=0)
+    await site.submit_runs("b")
+    await settle()
+    site.transport.callbacks[HOLD](arrived[0])
+    await settle()
+    assert [delivery.redelivered for delivery in arrived] == [False, True]
+    await site.coordinator.tell_all(Control(stop=(Stop(run="a", attempt=1),)))
+    await stopping
+    assert held.begun == ["a"]
+    assert site.coordinator.ends == {}
 
 
 async def test_it_listens_until_it_has_left(site: Site) -> None:

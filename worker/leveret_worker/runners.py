@@ -59,9 +59,8 @@ class AsyncRunner:
             try:
                 return await perform_async(fn, arguments, run=context, key=self._key)
             except asyncio.CancelledError as error:
-                if execution.stopped_for is not None:
-                    raise
-                return failed(error, run=context, key=self._key)  # its own code cancelled it
+                # A failure only if its own code cancelled it: see `outcome_of`.
+                return failed(error, run=context, key=self._key)
 
         def done(task: asyncio.Task[Ending]) -> None:
             ending = None if task.cancelled() else task.result()
