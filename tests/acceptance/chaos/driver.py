@@ -33,7 +33,8 @@ class Entry:
     """What is known of one root run; the later entry of two counts."""
 
     index: int
-    run: str
+    run: str | None
+    """`None` before it was started, which may have happened all the same."""
     value: Any = None
     """Its result, once it has ended."""
     error: str | None = None
@@ -72,7 +73,6 @@ class Driver:
         self._known = {entry.index: entry for entry in read(folder)}
 
     async def drive(self) -> None:
-        # Those that may have been started and are not in the journal come up by their numbers.
         ended = {entry.index for entry in self._known.values() if entry.has_ended}
         numbers = (index for index in count() if index not in ended)
         last = max(self._known, default=-1)
@@ -92,9 +92,12 @@ class Driver:
 
     async def _see_through(self, index: int) -> None:
         known = self._known.get(index)
-        run = known.run if known else await patiently(lambda: self._start(index))
-        if known is None:
+        if known is None or known.run is None:
+            write(self._folder, Entry(index=index, run=None))
+            run = await patiently(lambda: self._start(index))
             write(self._folder, Entry(index=index, run=run))
+        else:
+            run = known.run
         entry = await patiently(lambda: self._end(index, run))
         print(entry, flush=True)
         write(self._folder, entry)

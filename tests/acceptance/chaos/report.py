@@ -73,6 +73,11 @@ def interrupted(
     return "\n".join([head, "\nfaults:", *_faults(done), *_tails(logs)])
 
 
+def keep(done: Sequence[Done], folder: Path) -> None:
+    """For who looks at a round that went well, too."""
+    (folder / "faults.txt").write_text("\n".join(_faults(done)) + "\n")
+
+
 def _faults(done: Sequence[Done]) -> list[str]:
     return [f"  {fault.at:7.2f}  {fault.name}  {fault.details}" for fault in done]
 

@@ -84,6 +84,7 @@ class Round:
         finally:
             self.cluster.await_broker()
             chaos.undo_due(everything=True)
+        report.keep(self.done, self.cluster.folder)
         self.tell(f"{len(self.done)} faults in {time.time() - self.began:.0f} s, now let it rest")
 
     def _apply(self, fault: faults.Fault, chaos: faults.Chaos) -> None:
