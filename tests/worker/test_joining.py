@@ -236,6 +236,7 @@ async def test_what_waits_is_left_to_whoever_gets_it_next(site: Site) -> None:
     await site.execute("c", queue=FLOW)
     assert len(others) == 1
     assert held.begun == ["a", "c"]
+    assert {claim.run for claim in site.coordinator.claims} == {"a"}
 
 
 async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> None:
