@@ -9,7 +9,7 @@ from leveret import define
 from tests.acceptance.apps.book import noted
 
 
-@define.task(lost_retries=2)
+@define.task(lost_retries=1)
 async def poison() -> None:
     """Kills the worker."""
     with noted():

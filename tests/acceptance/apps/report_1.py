@@ -1,0 +1,12 @@
+"""The first revision of a workflow: it has a mistake."""
+
+import asyncio
+
+from leveret import define
+from tests.acceptance.apps import tasks
+
+
+@define.workflow
+async def report() -> list[int]:
+    numbers = await asyncio.gather(tasks.draw("a"), tasks.draw("b"))
+    return [*numbers, [*numbers][2]]
