@@ -1,16 +1,18 @@
 """One record of everything about one execution, from its delivery to its outcome.
 
-    waiting ──▶ claiming ──▶ executing ──▶ leased      leased: its delivery is acknowledged
-       │ └──────────────────▶ │  │            │
-       │           │          │  └─────┬──────┘
-       │           │          │        ▼
-       │           │          │     stopping ──▶ abandoned      it did not end within the grace
-       │           │          │        │             │
-       │           │          └─────┬──┘             │
-       │           │                ▼                ▼
-       │           │              ended ─────────▶ reported
-       └───────────┴────────────────┴──▶ dropped     nobody wants it, or it went back to its queue
+    waiting ──▶ claiming ──▶ executing ──▶ leased        leased: its delivery is acknowledged
+       └───────────────────────▶ │ │          │
+                                 │ └────┬─────┘
+                                 │      ▼
+                                 │   stopping ──▶ abandoned      it did not end within the grace
+                                 │      │             │
+                                 └──┬───┘             │
+                                    ▼                 ▼
+                                  ended ──────────────┴──▶ reported
+                                    │                 │
+    waiting, claiming ──────────────┴─────────────────┴──▶ dropped
 
+`leased` may end by itself too. What is `dropped` nobody wants, or it went back to its queue.
 `executing`, `leased` and `stopping` count as running: they hold their slot, as `claiming` does.
 
 A delivery may carry several runs; it is settled when the last of them is done with. After a lost
@@ -41,6 +43,19 @@ State = Literal[
     "dropped",
 ]
 RUNNING: frozenset[State] = frozenset({"executing", "leased", "stopping"})
+
+NEXT: dict[State, tuple[State, ...]] = {
+    "waiting": ("claiming", "executing", "dropped"),
+    "claiming": ("executing", "dropped"),
+    "executing": ("leased", "stopping", "ended"),
+    "leased": ("stopping", "ended"),
+    "stopping": ("abandoned", "ended"),
+    "abandoned": ("reported", "dropped"),
+    "ended": ("reported", "dropped"),
+    "reported": (),
+    "dropped": (),
+}
+"""What may follow each state."""
 
 StopCause = Literal["unwanted", "returned", "timed-out"]
 """Why an execution is stopped: nobody wants its outcome any more, another worker goes on with it,
@@ -103,6 +118,11 @@ class Execution:
     stopped_for: StopCause | None = None
     is_settled: bool = False
     """Its deliveries are acknowledged, or went back."""
+
+    def become(self, state: State) -> None:
+        """Go on to the next state; it has to be one that the table has."""
+        assert state in NEXT[self.state], f"what is {self.state} can't become {state}"
+        self.state = state
 
     def settle(self) -> None:
         """It needs its deliveries no longer: they may be acknowledged."""

@@ -193,7 +193,7 @@ class Executor:
     def give_back_waiting(self) -> None:
         """Return what waits for its turn to its queue, for other workers."""
         for execution in self._line.clear():
-            execution.state = "dropped"
+            execution.become("dropped")
             self._known.give_back(execution)
 
     def give_back_claiming(self) -> None:
@@ -201,7 +201,7 @@ class Executor:
         for execution in [one for one in self._known if one.state == "claiming"]:
             self._claims.withdraw(execution)
             self._rooms.leave(execution)
-            execution.state = "dropped"
+            execution.become("dropped")
             self._known.give_back(execution)
 
     def give_back_executing(self, *, workflows_only: bool = False) -> None:
@@ -215,13 +215,13 @@ class Executor:
     def _start_next(self) -> None:
         while (execution := self._line.next()) is not None:
             if self._claims.are_needed_for(execution):
-                execution.state = "claiming"
+                execution.become("claiming")
                 self._claims.make(execution)
             else:
                 self._begin(execution)
 
     def _begin(self, execution: Execution) -> None:
-        execution.state = "executing"
+        execution.become("executing")
         execution.started_at = self._clock.now()
         self._idle.clear()
         self._running[execution] = Timeline(self._alarms, self._steps(execution))
@@ -249,7 +249,7 @@ class Executor:
     def _leased(self, execution: Execution) -> None:
         """The coordinator knows that it executes here: its delivery is needed no more."""
         if execution.state == "executing":
-            execution.state = "leased"
+            execution.become("leased")
             self._known.settle(execution)
 
     # -- ending -----------------------------------------------------------------------------------
@@ -274,7 +274,8 @@ class Executor:
             if cause == "unwanted":
                 execution.stopped_for = cause
             return
-        execution.state, execution.stopped_for = "stopping", cause
+        execution.become("stopping")
+        execution.stopped_for = cause
         self._running[execution].cancel()
         if execution.place == "loop":
             patience = [(self._times.stop_grace, partial(self._abandon, execution))]
@@ -286,12 +287,12 @@ class Executor:
     def _abandon(self, execution: Execution) -> None:
         if execution in self._running:
             log.warning("left to itself: it could not be stopped", run=execution.run)
-            execution.state = "abandoned"
+            execution.become("abandoned")
             self._conclude(execution, None)
 
     def _ended(self, execution: Execution, ending: Ending | None) -> None:
         if execution in self._running:  # else it was abandoned
-            execution.state = "ended"
+            execution.become("ended")
             self._conclude(execution, ending)
 
     def _conclude(self, execution: Execution, ending: Ending | None) -> None:
@@ -307,11 +308,11 @@ class Executor:
             self._idle.set()
 
     def _reported(self, execution: Execution) -> None:
-        execution.state = "reported"
+        execution.become("reported")
         self._known.confirm(execution)
 
     def _forget(self, execution: Execution) -> None:
-        execution.state = "dropped"
+        execution.become("dropped")
         self._known.forget(execution)
 
 
