@@ -2,10 +2,11 @@
 its ledger tell."""
 
 import asyncio
+import inspect
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,12 @@ class DurableSite(Site):
         return {line.run: line.value for line in self.lines("end")}
 
 
-async def becomes(condition: Callable[[], Awaitable[Any] | Any], what: str) -> Any:
-    """Wait until something holds and return it; fail if it doesn't in good time."""
+async def becomes(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until something holds, sync or async, and return it; fail if it doesn't in good time."""
     deadline = time.monotonic() + DEADLINE
     while True:
-        found = condition()
-        if isinstance(found, Awaitable):
+        found: Any = condition()
+        if inspect.isawaitable(found):
             found = await found
         if found:
             return found

@@ -145,7 +145,10 @@ async def test_a_cancelled_tree_is_stopped_whatever_was_restarted_since(
     assert not any(site.lines("end", row) for row in rows.values())
     stops = {line.run: line.value for line in site.lines("stop")}
     if worker_is == "stopped meanwhile":
-        assert {stops[rows[name]] for name in ("parent", "inner", "hold")} == {"CancelledError"}
+        assert stops[rows["hold"]] == "CancelledError"
+        # What it awaits was cancelled as well, and it may hear of that first.
+        told = {stops[rows[name]] for name in ("parent", "inner")}
+        assert told <= {"CancelledError", "RunCancelled"}
         assert stops[rows["hold_in_a_process"]] == "Terminated"
         assert rows["hold_against_signals"] not in stops
 

@@ -151,9 +151,9 @@ async def recorded(client: Client, run: str, count: int) -> list[str] | None:
 
 def numbers(result: Any) -> set[int]:
     """All tickets in a result."""
-    if isinstance(result, list):
-        return {number for part in result for number in numbers(part)}
-    return {result}
+    if isinstance(result, int):
+        return {result}
+    return {number for part in result for number in numbers(part)}
 
 
 # -- sleeps and steps -----------------------------------------------------------------------------
