@@ -130,6 +130,11 @@ class PrivateNode(RabbitNode):
         """What makes another Erlang node find this one: its name, cookie and port mapper."""
         return self._environment
 
+    @property
+    def logs(self) -> Sequence[Path]:
+        """What it writes of itself; gone with its folder."""
+        return sorted(self._folder.glob("log/*.log"))
+
     def start(self) -> None:
         self._start_mapper()
         log = self._folder / "server.log"

@@ -1,6 +1,7 @@
 """The cluster under test: its processes, started again whenever they are down, and its broker."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -152,6 +153,7 @@ class Cluster:
         )
         self.members = [self.coordinator, *self.workers, self.driver]
         self._broker_work: threading.Thread | None = None
+        self.broker_logs: list[Path] = []
         self.troubles: list[str] = []
         """What went wrong and was no fault of ours."""
 
@@ -189,6 +191,10 @@ class Cluster:
         self.console.close()
 
     # -- the broker -------------------------------------------------------------------------------
+
+    def keep_broker_logs(self) -> None:
+        """They go with the node, and may be what explains a failure."""
+        self.broker_logs += [Path(shutil.copy(log, self.folder)) for log in self.node.logs]
 
     @property
     def broker_is_busy(self) -> bool:

@@ -174,13 +174,14 @@ def run(
     cluster = Cluster(node, url, folder, seed)
     watch = evidence.Watch(catalog=cluster.catalog)
     story = Round(cluster=cluster, seed=seed, tell=tell, watch=watch)
-    logs = {member.name: member.logs for member in cluster.members}
+    logs = {"broker": cluster.broker_logs, **{one.name: one.logs for one in cluster.members}}
     try:
         found = story.run(count, minutes)
     except Exception as error:
         raise ChaosFailure(report.interrupted(error, seed, story.done, logs)) from error
     finally:
         cluster.close()
+        cluster.keep_broker_logs()
     tell(report.summary(found, story.done))
     if violated := verdict.violations(found):
         raise ChaosFailure(report.told(violated, found, story.done, story.began, logs))
