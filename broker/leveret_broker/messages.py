@@ -289,6 +289,16 @@ class Attach(Wire):
     runs: tuple[str, ...]
 
 
+class Caller(Wire):
+    """The attempt at a workflow that wants a run stopped. A later one goes on with that run."""
+
+    run: str
+    """The one to stop."""
+    parent: str
+    attempt: int
+    """Of the parent."""
+
+
 class Cancel(Wire):
     """Stop these runs and all below them.
 
@@ -301,6 +311,8 @@ class Cancel(Wire):
     runs: tuple[str, ...]
     project: str | None = None
     """The project that the runs have to belong to, if one is known."""
+    callers: tuple[Caller, ...] = ()
+    """Of those of the runs that a workflow stops, which had called them."""
 
 
 class Retry(Wire):
@@ -515,6 +527,11 @@ class Finished(Wire):
     type: Literal["finished"] = "finished"
     run: str
     state: Ended
+    attempt: int = 1
+    """The attempt that was its last; a retry makes later ones."""
+    parent_round: int = 1
+    """The round of its parent in which it was opened: an end without success is none to a later
+    one."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None

@@ -39,7 +39,17 @@ def end(
         ledger.clear_timers(run.id)
     ledger.close_attempt(run, state)
     ledger.change(run, state, finished_at=at, failure=failure, holder=None)
-    ledger.end(End(run=run.id, state=state, result=result, error=error, failure=failure))
+    ledger.end(
+        End(
+            run=run.id,
+            state=state,
+            attempt=run.attempt,
+            parent_round=run.parent_round,
+            result=result,
+            error=error,
+            failure=failure,
+        )
+    )
 
 
 def stop(run: Run, state: Ended, ledger: Ledger, *, failure: Failure | None = None) -> None:

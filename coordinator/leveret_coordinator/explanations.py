@@ -90,9 +90,14 @@ class _Explaining:
         return sentences, chain
 
     async def _unended(self, row: Any) -> Sequence[Any]:
-        if row["state"] != "running" or row["kind"] != "workflow":
+        if row["kind"] != "workflow" or row["state"] not in ("queued", "running"):
+            return ()  # what is queued may execute, unheard, for a moment; children tell
+        if row["state"] == "queued" and not await self._is_served(row):
             return ()
         return await self._catalog.rows("unended_children", run=row["id"], most=MOST_CHILDREN)
+
+    async def _is_served(self, row: Any) -> bool:
+        return any(server.is_alive for server in await self._servers(row["definition_id"]))
 
     async def _cause(self, row: Any) -> str:
         match row["state"]:

@@ -135,6 +135,7 @@ def _collect_asked(message: Attach | Cancel | Retry, needs: _Collected) -> None:
     needs.runs.update(runs)
     if isinstance(message, Cancel):
         needs.below.update(runs)
+        needs.runs.update(caller.parent for caller in message.callers)
     else:
         needs.asked.update(runs)
     if isinstance(message, Retry) and message.version is not None:

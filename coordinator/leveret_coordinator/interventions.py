@@ -2,7 +2,7 @@
 
 from leveret_broker.errors import InvalidName
 from leveret_broker.identifiers import check
-from leveret_broker.messages import Cancel, Cancelled, Refused, Retried, Retry
+from leveret_broker.messages import Caller, Cancel, Cancelled, Refused, Retried, Retry
 from leveret_coordinator import ending, opening, states, submissions
 from leveret_coordinator.errors import (
     Invalid,
@@ -30,12 +30,21 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
     if message.request is not None:
         for top in message.runs:
             _named(top, message.project, ledger)
+    callers = {caller.run: caller for caller in message.callers}
     stopped: list[str] = []
     for top in message.runs:
+        if top in callers and _goes_on(callers[top], ledger):
+            continue
         for run in ledger.unended_below(top):
             stopped.append(run.id)
             ending.stop(run, "cancelled", ledger)
     return stopped
+
+
+def _goes_on(caller: Caller, ledger: Ledger) -> bool:
+    """Whether another attempt at the workflow has taken over what this one had called."""
+    parent = ledger.run(caller.parent)
+    return parent is not None and parent.attempt != caller.attempt
 
 
 def retry(message: Retry, ledger: Ledger) -> None:
@@ -58,8 +67,10 @@ def retry(message: Retry, ledger: Ledger) -> None:
 
 def _retried(message: Retry, ledger: Ledger) -> Run:
     run = _named(message.run, message.project, ledger)
+    if run.retried_by == message.request:
+        return run  # the same request once more: its answer may not have arrived
     _check_state(run, message)
-    fields = {}
+    fields = {"retried_by": message.request}
     if message.version is not None:
         fields["definition"] = _other_version(run, message.version, ledger).id
     if run.state in ("failed", "cancelled", "parked"):

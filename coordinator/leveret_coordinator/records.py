@@ -105,6 +105,8 @@ class Run:
     key: str | None = None
     digest: str | None = None
     """A hash of the arguments, where they have one."""
+    retried_by: str | None = None
+    """The request that opened it last, if a person's did."""
     started_at: float | None = None
     finished_at: float | None = None
     failure: Failure | None = None
@@ -195,6 +197,10 @@ class End:
 
     run: str
     state: Ended
+    attempt: int = 1
+    """The run's last."""
+    parent_round: int = 1
+    """That in which it was opened."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
@@ -207,6 +213,8 @@ class End:
         return Finished(
             run=self.run,
             state=self.state,
+            attempt=self.attempt,
+            parent_round=self.parent_round,
             result=self.result,
             error=self.error,
             failure=self.failure,

@@ -58,8 +58,12 @@ def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
     if run is None:
         return _made(submission, ledger)
     _check_key(run, submission)
-    if not _is_for_a_new_round(run, submission, ledger):
+    if not _is_of_a_later_round(run, submission, ledger):
         return run
+    if run.state == "succeeded":
+        return run
+    if not states.has_ended(run.state):
+        return ledger.change(run, parent_round=submission.round)  # it is that round's from now on
     if submission.recorded is not None:
         return _recorded_anew(run, submission.recorded, submission.round, ledger)
     return opening.reopen(run, ledger, parent_round=submission.round)
@@ -75,13 +79,12 @@ def _check_key(run: Run, submission: Submission) -> None:
         )
 
 
-def _is_for_a_new_round(run: Run, submission: Submission, ledger: Ledger) -> bool:
-    """Whether it is to be opened again: not below a run that has ended, where nobody waits."""
+def _is_of_a_later_round(run: Run, submission: Submission, ledger: Ledger) -> bool:
+    """Whether its parent asks in a later round. Not one that has ended: there nobody waits."""
     parent = ledger.run(submission.parent) if submission.parent is not None else None
     return (
         parent is not None
         and not states.has_ended(parent.state)
-        and run.state in ("failed", "cancelled")
         and run.parent_round < submission.round
     )
 
@@ -126,7 +129,7 @@ def _made(submission: Submission, ledger: Ledger) -> Run:
     if parent is not None and states.has_ended(parent.state):
         # Nobody waits for it: what its parent left behind when it ended, or a second copy of it.
         run = ledger.change(run, "cancelled", finished_at=ledger.now)
-        ledger.end(End(run=run.id, state="cancelled"))
+        ledger.end(End(run=run.id, state="cancelled", parent_round=run.parent_round))
         return run
     opening.start_clocks(run, ledger)
     return run
@@ -198,7 +201,7 @@ def _recorded(
     if not states.has_ended(parent.state):
         return _kept(run, recorded, ledger)
     run = ledger.change(run, "cancelled", finished_at=ledger.now)
-    ledger.end(End(run=run.id, state="cancelled"))
+    ledger.end(End(run=run.id, state="cancelled", parent_round=run.parent_round))
     return run
 
 
@@ -214,6 +217,7 @@ def _kept(run: Run, recorded: Recorded, ledger: Ledger) -> Run:
     end = End(
         run=run.id,
         state="succeeded" if recorded.failure is None else "failed",
+        parent_round=run.parent_round,
         result=recorded.result,
         error=recorded.error,
         failure=recorded.failure,

@@ -28,7 +28,14 @@ def fire(timer: Timer, ledger: Ledger) -> None:
 def _wake(run: Run, ledger: Ledger) -> None:
     """A sleep is over. Its result came with it, since nobody here could encode one."""
     ledger.change(run, "succeeded", finished_at=ledger.now)
-    ledger.end(End(run=run.id, state="succeeded", result=ledger.foreseen(run.id)))
+    ledger.end(
+        End(
+            run=run.id,
+            state="succeeded",
+            parent_round=run.parent_round,
+            result=ledger.foreseen(run.id),
+        )
+    )
 
 
 def _nobody_took(run: Run, ledger: Ledger) -> None:

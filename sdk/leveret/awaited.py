@@ -53,12 +53,16 @@ class Awaited:
             self._post(partial(self._acknowledge, known), known)
         return known
 
-    def attach(self, run: str, send: Callable[[], None]) -> Pending:
-        """What is to be awaited for a run's end; `send` asks for it, unless somebody has."""
+    def attach(self, run: str, send: Callable[[], None], *, attempt: int = 0) -> Pending:
+        """What is to be awaited for a run's end; `send` asks for it, unless somebody has.
+
+        An earlier attempt than `attempt` is not the last.
+        """
         if submitted := self._submitted.get(run):
             return submitted
         pending = Pending()
         known = self._attached.setdefault(run, pending)
+        known.attempt = max(known.attempt, attempt)
         if known is pending:
             self._post(send, pending)
         return known
@@ -90,8 +94,8 @@ class Awaited:
     def finish(self, end: messages.Finished) -> None:
         """The run has ended: all who wait hear it."""
         # Both are taken before either hears: who does may submit the run anew, on another thread.
-        attached = self._attached.pop(end.run, None)
-        pending = self._submitted.pop(end.run, None)
+        attached = _taken(self._attached, end)
+        pending = _taken(self._submitted, end)
         if attached is not None:
             attached.settle(end)
         if pending is not None:
@@ -171,6 +175,14 @@ class Awaited:
         """The run has no submission any more: what was held has its turn."""
         for pending in self._held.pop(run, ()):
             self._hold(pending)
+
+
+def _taken(awaited: dict[str, Pending], end: messages.Finished) -> Pending | None:
+    """Who waits for this end; nobody who waits for that of a later attempt or round."""
+    pending = awaited.get(end.run)
+    if pending is None or pending.is_beyond(end):
+        return None
+    return awaited.pop(end.run)
 
 
 def _key_in_use(holder: messages.Submission) -> messages.Rejected:

@@ -117,7 +117,14 @@ class Call(Coroutine[Any, Any, R_co]):
     def request_cancel(self) -> None:
         """Ask that its run be stopped, unless another worker goes on with the caller."""
         if self._run is not None and (self.caller is None or not self.caller.abandoned):
-            self._run.request_cancel()
+            self._run.request_cancel(caller=self._calling)
+
+    @property
+    def _calling(self) -> tuple[str, int] | None:
+        """The workflow run that made the call, and its attempt."""
+        caller = self.caller
+        is_workflow = caller is not None and caller.kind == "workflow"
+        return (caller.run, caller.attempt) if caller is not None and is_workflow else None
 
     async def _result(self) -> R_co:
         run = await self.start()

@@ -16,6 +16,8 @@ class Pending:
     def __init__(self, submission: messages.Submission | None = None) -> None:
         self.submission = submission
         """What asks for the run, until it has ended."""
+        self.attempt = 0
+        """The earliest attempt that can be the last: a retry has made it."""
         self.accepted: messages.Accepted | None = None
         self.answer: messages.Wire | None = None
         """The last word: how the run ended, or the reply to the request."""
@@ -32,6 +34,14 @@ class Pending:
     @property
     def is_accepted(self) -> bool:
         return self.accepted is not None or self.is_settled
+
+    def is_beyond(self, end: messages.Finished) -> bool:
+        """Whether this is the end of an earlier life of the run, told once more or too late."""
+        if end.attempt < self.attempt:
+            return True
+        asked = self.submission
+        was_opened_again = asked is not None and end.parent_round < asked.round
+        return was_opened_again and end.state != "succeeded"
 
     def update(self, change: Callable[["Pending"], None]) -> None:
         """Change it and wake all who wait."""

@@ -58,6 +58,8 @@ class Run(Generic[R_co]):
         self._connection = connection
         self._project = project
         self._pending = pending
+        self._attempt = 0
+        """The one that a retry made."""
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
@@ -130,13 +132,14 @@ class Run(Generic[R_co]):
         """
         return await self._ask(messages.Explanation, messages.Explain, run=self.id)
 
-    def request_cancel(self) -> None:
-        """Ask that it be stopped, without waiting."""
-        self._connection.session.cancel(self.id)
+    def request_cancel(self, *, caller: tuple[str, int] | None = None) -> None:
+        """Ask that it be stopped, without waiting. `caller` as in `Session.cancel`."""
+        self._connection.session.cancel(self.id, caller=caller)
 
     async def _retry(self, **how: Any) -> messages.Retried:
         answer = await self._ask(messages.Retried, messages.Retry, run=self.id, **how)
         self._pending = None  # it knows the end before
+        self._attempt = answer.attempt
         return answer
 
     async def _ask(self, answer: type[A], request: Callable[..., messages.Wire], **of: Any) -> A:
@@ -147,7 +150,8 @@ class Run(Generic[R_co]):
         if self._pending is None:
             if self._project is None:
                 self._project = (await self.show())[0].project
-            self._pending = self._connection.session.attach(self.id)
+            session = self._connection.session
+            self._pending = session.attach(self.id, attempt=self._attempt)
         return self._pending
 
     def _opened(self, pending: "Pending") -> object:

@@ -59,7 +59,8 @@ class Session:
         self._waiting: list[messages.Submission] = []
         self._submitting: set[str] = set()
         """Runs whose submission is published and not yet confirmed."""
-        self._to_cancel: set[str] = set()
+        self._to_cancel: dict[str, tuple[str, int] | None] = {}
+        """With the attempt at a workflow that wants it."""
         self._on_their_way = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
@@ -203,10 +204,19 @@ class Session:
 
     def _send_cancels(self) -> None:
         """Cancel what the coordinator has heard of by now, all in one message."""
-        runs = tuple(run for run in self._to_cancel if run not in self._submitting)
-        self._to_cancel.difference_update(runs)
-        if runs:
-            self._spawn(self._send(messages.Cancel(session=self.id, runs=runs), ()))
+        heard = [run for run in self._to_cancel if run not in self._submitting]
+        if not heard:
+            return
+        callers = [(run, caller) for run in heard if (caller := self._to_cancel.pop(run, None))]
+        message = messages.Cancel(
+            session=self.id,
+            runs=tuple(heard),
+            callers=tuple(
+                messages.Caller(run=run, parent=parent, attempt=attempt)
+                for run, (parent, attempt) in callers
+            ),
+        )
+        self._spawn(self._send(message, ()))
 
     async def _send(
         self, message: messages.Wire, runs: tuple[str, ...], *, insist: bool = False
@@ -270,16 +280,23 @@ class Session:
         """Ask for a run. The answer is `Finished` or `Rejected`."""
         return self._runs.submit(submission)
 
-    def attach(self, run: str) -> Pending:
-        """Ask how a run ends. The answer is `Finished`, or `Rejected` if there is no such run."""
+    def attach(self, run: str, *, attempt: int = 0) -> Pending:
+        """Ask how a run ends. The answer is `Finished`, or `Rejected` if there is no such run.
+
+        `attempt` is one that the run has come to: the end of an earlier one is not awaited.
+        """
 
         def send() -> None:
             self._spawn(self._send(messages.Attach(session=self.id, runs=(run,)), (run,)))
 
-        return self._runs.attach(run, send)
+        return self._runs.attach(run, send, attempt=attempt)
 
-    def cancel(self, run: str) -> None:
-        """Ask that a run be stopped, with all below it."""
+    def cancel(self, run: str, *, caller: tuple[str, int] | None = None) -> None:
+        """Ask that a run be stopped, with all below it.
+
+        `caller` is the workflow run that had called it and the attempt that wants it stopped: if
+        there is a later one by then, it goes on with the run.
+        """
 
         def send() -> None:
             self._runs.cancel_held(run)
@@ -290,7 +307,7 @@ class Session:
                     return
             if not self._to_cancel:
                 asyncio.get_running_loop().call_soon(self._send_cancels)
-            self._to_cancel.add(run)
+            self._to_cancel[run] = caller
 
         self._post(send)
 

@@ -39,7 +39,7 @@ R = TypeVar("R")
 LONGEST_SLEEP = dt.timedelta(days=36_500).total_seconds()
 """Seconds."""
 TRIES = 3
-"""How often a record is sent whose answer may be one to something else."""
+"""How often a record is sent that is answered as if it were asked for only."""
 _TARGET = messages.Target(kind="step", name=DEFINITION)
 
 
@@ -146,13 +146,11 @@ async def _called(name: str, call: Callable[[], Any]) -> Any:
 async def _recorded(place: Place, call: Callable[[], Any]) -> Any:
     _refuse_abandoned(place)
     async with _one_at_a_time(place):
-        known: messages.Finished | None = None
         if not place.caller.fresh or place.key is not None:
             known = await _known(place)
             if known is not None and not _is_to_be_done_again(place, known):
                 return _opened(place, known)
-        record = await _end(place, call)
-        return _opened(place, await _submitted(place, record, before=known))
+        return _opened(place, await _submitted(place, await _end(place, call)))
 
 
 def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
@@ -190,7 +188,8 @@ async def _slept(place: Place, delay: float) -> None:
         _opened(place, await _submitted(place, record))
     except asyncio.CancelledError:
         if not place.caller.abandoned:
-            _connection(place).session.cancel(place.run)
+            caller = (place.caller.run, place.caller.attempt)
+            _connection(place).session.cancel(place.run, caller=caller)
         raise
 
 
@@ -208,17 +207,15 @@ async def _known(place: Place) -> messages.Finished | None:
 
 
 def _is_to_be_done_again(place: Place, end: messages.Finished) -> bool:
-    """Whether it failed in an earlier round, or may have: the coordinator keeps the record then."""
-    return end.state != "succeeded" and place.caller.round > 1
+    """Whether it failed in an earlier round."""
+    return end.state != "succeeded" and end.parent_round < place.caller.round
 
 
-async def _submitted(
-    place: Place, record: messages.Recorded, before: messages.Finished | None = None
-) -> messages.Finished:
+async def _submitted(place: Place, record: messages.Recorded) -> messages.Finished:
     """Have the end recorded, and return the one that is.
 
-    Some answers may be late ones to what was asked before, sent again when the connection was lost:
-    that the step is unknown, or how it had ended `before`. Then it is asked again.
+    That the step is unknown may be told once more, late, when the connection was lost: then it is
+    asked again.
     """
     caller = place.caller
     submission = messages.Submission(
@@ -238,10 +235,7 @@ async def _submitted(
     answer: messages.Wire | None = None
     for _ in range(TRIES):
         answer = await _answer(_connection(place).session.submit(submission))
-        is_late = isinstance(answer, messages.Rejected) and answer.code == "unknown-run"
-        if before is not None and record.error != before.error:
-            is_late |= answer == before
-        if not is_late:
+        if not isinstance(answer, messages.Rejected) or answer.code != "unknown-run":
             break
     if isinstance(answer, messages.Finished):
         return answer

@@ -70,7 +70,7 @@ def test_cancelling_stops_the_run_and_all_below_it() -> None:
         Finished(run=ROOT, state="cancelled"),
         Cancelled(request="c", runs=below),
     ]
-    assert replies(decision, "worker-s") == [Finished(run=GRANDCHILD, state="cancelled")]
+    assert replies(decision, "worker-s") == [Finished(run=GRANDCHILD, state="cancelled", attempt=3)]
 
 
 def test_cancelling_twice_stops_nothing_more() -> None:

@@ -121,7 +121,7 @@ def test_the_last_failure_ends_the_run_with_its_error() -> None:
     decision = decide(given, build.outcomes(told))
     assert ended(decision) == [(ROOT, "failed")]
     assert replies(decision) == [
-        Finished(run=ROOT, state="failed", error=b"error", failure=build.FAILURE)
+        Finished(run=ROOT, state="failed", attempt=4, error=b"error", failure=build.FAILURE)
     ]
     assert decision.timers == ()
 

@@ -1,5 +1,7 @@
 """Steps and sleeps: rows that no worker executes."""
 
+from dataclasses import replace
+
 import pytest
 
 from leveret_broker.messages import (
@@ -205,7 +207,7 @@ def test_a_step_that_did_not_succeed_is_recorded_anew_in_a_later_round(state: Ru
     decision = decide(given, record(OTHER_RESULT, round=2))
     step = changed(decision)[ID]
     assert (step.state, step.parent_round, step.finished_at) == ("succeeded", 2, build.NOW)
-    assert replies(decision) == [Finished(run=ID, state="succeeded", result=b"6")]
+    assert replies(decision) == [Finished(run=ID, state="succeeded", parent_round=2, result=b"6")]
     assert decision.dispatched == (), "it is executed by nobody"
     assert [end.result for end in decision.ends] == [b"6"]
     assert decision.reopened == (ID,)
@@ -249,7 +251,7 @@ def test_a_sleep_waits_for_its_time() -> None:
 def test_a_sleep_that_is_asked_for_again_goes_on() -> None:
     given = facts(PARENT, _step("waiting"), known=KNOWN)
     decision = decide(given, record(SLEEP, round=2), now=build.NOW + 20)
-    assert not decision.changed
+    assert changed(decision)[ID] == replace(_step("waiting"), parent_round=2)
     assert decision.timers == ()
     assert decision.waiters == (Waiter(run=ID, session="s"),)
 

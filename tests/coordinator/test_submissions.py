@@ -107,7 +107,8 @@ def test_a_copy_of_an_earlier_round_opens_nothing(state: RunState) -> None:
 def test_a_child_under_way_is_attached_to_in_any_round(state: RunState) -> None:
     given = facts(_parent(), _child(state))
     decision = decide(given, ROUND_2)
-    assert not decision.changed
+    assert changed(decision)[CHILD] == replace(_child(state), parent_round=2), "its own from now on"
+    assert not decision.dispatched
     assert decision.waiters == (Waiter(run=CHILD, session="s"),)
     assert replies(decision) == []
 
@@ -138,7 +139,7 @@ def test_a_child_of_a_run_that_has_ended_is_born_cancelled(state: RunState) -> N
     assert (new.run.state, new.run.finished_at) == ("cancelled", build.NOW)
     assert decision.invocations == ()
     assert decision.timers == ()
-    assert replies(decision) == [Finished(run=CHILD, state="cancelled")]
+    assert replies(decision) == [Finished(run=CHILD, state="cancelled", parent_round=2)]
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
@@ -154,7 +155,9 @@ def test_an_end_that_is_told_while_the_child_is_opened_again_is_not_its_last() -
     outcome = build.outcomes(build.outcome(CHILD, attempt=3))
     decision = decide(given, ROUND_2, outcome)
     assert changed(decision)[CHILD].state == "succeeded"
-    assert replies(decision) == [Finished(run=CHILD, state="succeeded", result=b"result")]
+    assert replies(decision) == [
+        Finished(run=CHILD, state="succeeded", attempt=3, parent_round=2, result=b"result")
+    ]
     assert [end.result for end in decision.ends] == [b"result"]
     assert decision.dispatched == ()
 
@@ -279,4 +282,6 @@ def test_a_child_opened_again_and_cancelled_in_one_batch_is_not_published() -> N
     decision = decide(given, ROUND_2, Cancel(session="s", runs=(ROOT,)))
     assert dict(ended(decision)) == {ROOT: "cancelled", CHILD: "cancelled"}
     assert decision.dispatched == ()
-    assert replies(decision)[-1] == Finished(run=CHILD, state="cancelled")
+    assert replies(decision)[-1] == Finished(
+        run=CHILD, state="cancelled", attempt=3, parent_round=2
+    )

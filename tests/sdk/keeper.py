@@ -22,10 +22,11 @@ PATIENCE = 5.0
 """Seconds after which a test gives up waiting."""
 
 
-def finished(recorded: messages.Recorded, run: str) -> messages.Finished:
+def finished(recorded: messages.Recorded, run: str, round: int) -> messages.Finished:
     return messages.Finished(
         run=run,
         state="succeeded" if recorded.failure is None else "failed",
+        parent_round=round,
         result=recorded.result,
         error=recorded.error,
         failure=recorded.failure,
@@ -49,7 +50,6 @@ class Keeper:
         """Whether submissions are not answered."""
         self.doubles = False
         """Whether what was told before is told once more, late, as after a lost connection."""
-        self._rounds: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -137,18 +137,20 @@ class Keeper:
     def _record(self, session: str, submission: messages.Submission) -> None:
         recorded, run = submission.recorded, submission.run
         assert recorded is not None, "only steps are submitted here"
-        known, round = self.records.get(run), self._rounds.setdefault(run, submission.round)
-        is_anew = known is None or (known.state != "succeeded" and round < submission.round)
+        known = self.records.get(run)
+        is_anew = known is None or (
+            known.state != "succeeded" and known.parent_round < submission.round
+        )
         if self.doubles and is_anew:
             self._reply(session, known or _unknown(run))
         if known is not None and not is_anew:
             self._reply(session, known)
             return
-        self._rounds[run] = submission.round
+        end = finished(recorded, run, submission.round)
         if recorded.delay is None:
-            self._finish(session, finished(recorded, run))
+            self._finish(session, end)
         else:
-            self.sleeping[run] = (session, finished(recorded, run))
+            self.sleeping[run] = (session, end)
 
     def _finish(self, session: str, end: messages.Finished) -> None:
         self.records[end.run] = end

@@ -232,6 +232,35 @@ async def test_a_run_that_has_ended_can_be_attached_to_again(site: Site) -> None
     assert await ended(again) == first.answer
 
 
+async def tell(site: Site, *ends: messages.Finished) -> None:
+    """Have the session told these ends, as by a reply that is delivered late or again."""
+    body = codec.encode(messages.Replies(replies=ends))
+    queue = topology.reply_queue_name(site.session.id)
+    await site.transport.publish(Outgoing(queue=queue, body=body))
+
+
+async def test_who_retried_a_run_does_not_hear_the_end_before(site: Site) -> None:
+    other, run = site.submission(), site.submission().run
+    unended = site.session.attach(run, attempt=2)
+    heard = site.session.submit(other)
+    late = messages.Finished(run=run, state="failed", attempt=1)
+    await tell(site, late, messages.Finished(run=other.run, state="failed"))
+    await ended(heard)
+    assert unended.answer != late
+    await tell(site, messages.Finished(run=run, state="succeeded", attempt=2, result=b"r"))
+    assert isinstance(await ended(unended), messages.Finished | messages.Rejected)
+
+
+async def test_a_later_round_does_not_hear_how_an_earlier_one_failed(site: Site) -> None:
+    asked = site.submission(round=2)
+    pending = site.session.submit(asked)
+    await accepted(pending)
+    late = messages.Finished(run=asked.run, state="cancelled", parent_round=1)
+    success = messages.Finished(run=asked.run, state="succeeded", parent_round=1, result=b"r")
+    await tell(site, late, success)
+    assert await ended(pending) == success, "what succeeded counts in every round"
+
+
 async def test_a_run_that_is_cancelled_while_its_submission_is_held_up_is_cancelled(
     site: Site,
 ) -> None:
