@@ -37,7 +37,8 @@ class RecoverySettings:
     worker_silent_after: float = 20.0
     """A worker whose heartbeat is older counts as dead."""
     worker_late_after: float = 8.0
-    """A worker whose heartbeat is older is suspected."""
+    """A worker whose heartbeat is older is suspected. So long, too, a queue must have been short:
+    all workers have told by then what they hold."""
     worker_gone_after: float = 3.0
     """How long nobody consumes a suspect's control queue until it counts as dead."""
     look_every: float = 5.0
@@ -56,8 +57,8 @@ class Recoverer:
         self._suspects: dict[str, float | None] = {}
         """Since when nobody consumes their control queue, as far as it was looked at."""
         self._gone: dict[str, None] = {}
-        self._short: set[str] = set()
-        """Definitions whose queues had too few messages at the last look."""
+        self._short: dict[str, float] = {}
+        """Since when definitions' queues have had too few messages at every look."""
 
     @property
     def pause(self) -> float:
@@ -134,18 +135,21 @@ class Recoverer:
     # -- invocations ------------------------------------------------------------------------------
 
     async def _vanished(self, catalog: Catalog) -> list[Vanished]:
-        before = self._clock.now() - self._settings.vanished_after
-        short: set[str] = set()
+        now = self._clock.now()
+        before = now - self._settings.vanished_after
+        short: dict[str, float] = {}
         vanished: list[Vanished] = []
         for count in await catalog.old_in_queues(before=before, alive_since=self.alive.since):
             status = await self._transport.inspect(count.queue)
             ready = 0 if status is None else status.messages
             if count.published <= ready + count.held:
                 continue
-            if count.definition in self._short:  # twice in a row: not only on its way
+            short_since = self._short.get(count.definition, now)
+            # What a worker took a moment ago it tells with its next heartbeat only.
+            if now - short_since >= self._settings.worker_late_after:
                 log.warning("invocations vanished and are published again", queue=count.queue)
                 vanished += await catalog.queued_before(count.definition, before=before, most=MOST)
             else:
-                short.add(count.definition)
+                short[count.definition] = short_since
         self._short = short
         return vanished

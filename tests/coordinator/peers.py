@@ -163,3 +163,10 @@ async def state_of(caller: Caller, run: str) -> str:
     tree = await caller.ask(ShowRun(session=caller.session, request="show", run=run))
     assert isinstance(tree, Tree)
     return tree.runs[0].state
+
+
+async def until_empty(transport: Transport, queue: str) -> None:
+    """Wait until a queue has nothing ready."""
+    async with asyncio.timeout(PATIENCE):
+        while (status := await transport.inspect(queue)) is None or status.messages:
+            await asyncio.sleep(0)
