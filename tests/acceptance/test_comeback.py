@@ -110,15 +110,23 @@ async def newest(client: Client, seen: set[str]) -> RunRow | None:
     return next((row for row in await client.runs() if row.id not in seen), None)
 
 
-@pytest.mark.parametrize("worker_is", ["stopped meanwhile", "killed meanwhile"])
+@pytest.mark.parametrize(
+    ("worker_is", "lease_after"),
+    [("stopped meanwhile", 1), ("killed meanwhile", 1), ("killed meanwhile", 3600)],
+    ids=["stopped", "killed", "killed, without leases"],
+)
 async def test_a_cancelled_tree_is_stopped_whatever_was_restarted_since(
-    site: DurableSite, rabbit_node: RabbitNode, worker_is: str
+    site: DurableSite, rabbit_node: RabbitNode, worker_is: str, lease_after: int
 ) -> None:
     """Nobody hears of the cancellation when it is made: the worker doesn't run just then."""
+    site.settings["LEVERET_LEASE_AFTER"] = str(lease_after)
     coordinator, worker = site.together(COORDINATOR, ("worker", HELD, "--processes", "2"))
     async with site.client() as client:
         run = await client.start(held.parent())
-        rows = {row.definition.split(":")[1]: row.id for row in await whole(client, run.id)}
+        rows = {
+            row.definition.split(":")[1]: row.id
+            for row in await whole(client, run.id, leased=lease_after == 1)
+        }
         worker.signal(signal.SIGSTOP)
         done = site.run("runs", "cancel", run.id)
         assert f"{run.id} cancelled, with 5 below it" in done.stdout
@@ -153,16 +161,17 @@ async def test_a_cancelled_tree_is_stopped_whatever_was_restarted_since(
         assert rows["hold_against_signals"] not in stops
 
 
-async def whole(client: Client, run: str) -> list[RunRow]:
-    """The tree, once all that may be leased is, and the rest waits."""
+async def whole(client: Client, run: str, *, leased: bool) -> list[RunRow]:
+    """The tree, once one waits for its retry, and the rest runs and, if that is due, is leased."""
 
     async def settled() -> list[RunRow]:
         rows = list(await client.show(run))
         waiting = [row for row in rows if row.state == "waiting"]
-        leased = [row for row in rows if row.attempts and row.attempts[-1].leased_at]
-        return rows if (len(waiting), len(leased)) == (1, 5) else []
+        running = [row for row in rows if row.state == "running"]
+        missing = [row for row in running if leased and row.attempts[-1].leased_at is None]
+        return rows if (len(waiting), len(running), len(missing)) == (1, 5, 0) else []
 
-    rows: list[RunRow] = await becomes(settled, "all are leased or wait")
+    rows: list[RunRow] = await becomes(settled, "all run, or wait")
     return rows
 
 
@@ -284,6 +293,26 @@ async def test_a_workflow_is_moved_to_its_mended_code_and_keeps_what_was_done(
     assert len(done) == 4
     assert {starts[child] for child in done} == {1}
     assert set(starts.values()) == {1}
+
+
+async def test_a_retried_workflow_executes_only_its_failed_children_again(
+    site: DurableSite,
+) -> None:
+    _, worker = site.together(COORDINATOR, ("worker", HELD))
+    site.let_pass()
+    async with site.client() as client:
+        run = await client.start(held.trying(2))
+        with pytest.raises(ValueError, match="too early"):
+            await run.result()
+        worker.kill()
+        site.worker(HELD)
+        document = site.json("runs", "retry", run.id)
+        assert (document["run"], document["attempt"]) == (run.id, 2)
+        assert await client.run(run.id).result() == 2
+        row, hold, need = await client.show(run.id)
+    assert [attempt.state for attempt in row.attempts] == ["failed", "succeeded"]
+    assert (hold.attempt, need.attempt) == (1, 2)
+    assert [len(site.lines("start", one.id)) for one in (hold, need)] == [1, 2]
 
 
 async def test_a_parked_child_is_resumed_after_everything_was_restarted(

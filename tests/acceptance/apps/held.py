@@ -65,3 +65,11 @@ async def needing(first: int) -> int:
     with noted():
         await hold("first")
         return await need(first)
+
+
+@define.workflow
+async def trying(first: int) -> int:
+    """A child that ends, and one that fails."""
+    with noted():
+        await hold("first")
+        return await need.options(retries=None)(first)
