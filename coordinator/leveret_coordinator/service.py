@@ -374,12 +374,10 @@ class CoordinatorService:
     # -- what the coordinator notices by itself ---------------------------------------------------
 
     async def _fire_timers(self) -> None:
-        """Do what is due."""
-        try:
-            if due := await self._timers.due(self._open_catalog):
-                await self._deal_with(due)
-        finally:
-            await self._timers.expect_next(self._open_catalog)
+        """Do what is due. If that fails it stays due."""
+        if due := await self._timers.due(self._open_catalog):
+            await self._deal_with(due)
+        await self._timers.expect_next(self._open_catalog)
 
     async def _recover(self) -> None:
         """Look for what went wrong unheard, and mend it."""

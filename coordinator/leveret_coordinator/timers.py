@@ -32,17 +32,13 @@ class Timers:
             self._expect(timer.due_at)
 
     async def due(self, catalog: Catalog) -> list[Timer]:
-        """Those that are due now; wakes again for the next."""
-        self.clear()
-        now = self._clock.now()
-        due = await catalog.timers_due(now=now, most=MOST)
-        if len(due) == MOST:
-            self._expect(now)
-        return due
+        """Those that are due now. Stays due until the next is expected."""
+        return await catalog.timers_due(now=self._clock.now(), most=MOST)
 
     async def expect_next(self, catalog: Catalog) -> None:
-        """Wake for the next one that the catalog has."""
+        """Wake for the next one that the catalog has, which may be due already."""
         due_at = await catalog.next_due()
+        self.clear()
         if due_at is not None:
             self._expect(due_at)
 
