@@ -211,7 +211,7 @@ class _Explaining:
             return "a time unknown"
         text = datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S UTC")
         away = moment - self._now
-        return f"{text} (in {_span(away)})" if away > 0 else f"{text} ({_span(-away)} ago)"
+        return f"{text} (in {_span(away)})" if away > 0 else f"{text} ({_span(abs(away))} ago)"
 
     def _ago(self, moment: float) -> str:
         return f"{_span(max(self._now - moment, 0))} ago"

@@ -4,17 +4,23 @@ from leveret_broker.messages import (
     ListDefinitions,
     ListRuns,
     ListWorkers,
+    Recorded,
     Refused,
     Reply,
+    RetryPolicy,
     Rows,
+    RunOptions,
     RunState,
     ShowRun,
+    Submission,
+    Submit,
+    Target,
     Tree,
 )
 from leveret_coordinator import listings
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Question
-from leveret_coordinator.records import Confirmed
+from leveret_coordinator.records import STEP, Confirmed
 from tests.coordinator import build
 
 R1, R2, R3, R4, R5 = RUNS = [build.run_id(number) for number in range(1, 6)]
@@ -204,3 +210,99 @@ async def test_workers_silent_for_a_day_are_deleted_unless_an_attempt_is_theirs(
         assert isinstance(rows, Rows)
         assert sorted(row.id for row in rows.workers) == known
         await build.apply(filled, build.outcomes(build.outcome(R2)))
+
+
+# -- attempts, due times, steps -------------------------------------------------------------------
+
+
+async def test_a_tree_tells_every_attempt_with_where_and_how_it_ended(filled: Catalog) -> None:
+    options = RunOptions(retry=RetryPolicy(max=3, initial=60, factor=1, cap=60, jitter=0))
+    run = build.run_id(6)
+    await build.apply(filled, build.submit(build.submission(run, "p:flow:2", options=options)))
+    await build.apply(filled, build.started(run))
+    await build.apply(filled, build.outcomes(build.outcome(run, "failed")))
+    waiting = await _ask(filled, ShowRun(session="s", request="r", run=run))
+    assert isinstance(waiting, Tree)
+    assert (waiting.runs[0].state, waiting.runs[0].due_at) == ("waiting", build.NOW + 60)
+    await build.apply(filled, *await filled.timers_due(now=build.NOW + 60, most=10))
+    await build.apply(filled, build.started(run, attempt=2, worker="x", leased=True))
+    tree = await _ask(filled, ShowRun(session="s", request="r", run=run))
+    assert isinstance(tree, Tree)
+    [row] = tree.runs
+    assert (row.state, row.attempt, row.due_at, row.worker) == ("running", 2, None, "x")
+    first, second = row.attempts
+    assert (first.number, first.state, first.worker, first.host, first.pid) == (
+        1,
+        "failed",
+        "w",
+        "host",
+        7,
+    )
+    assert (first.started_at, first.leased_at, first.finished_at) == (
+        build.NOW,
+        None,
+        build.NOW + 1,
+    )
+    assert first.failure is not None
+    assert (first.failure.type, first.failure.traceback) == ("ValueError", "tb")
+    assert (second.number, second.state, second.worker, second.host) == (2, "running", "x", None)
+    assert (second.leased_at, second.finished_at) == (build.NOW, None)
+
+
+async def test_attempts_are_told_in_trees_only(filled: Catalog) -> None:
+    rows = await _ask(filled, ListRuns(session="s", request="r", project=None))
+    assert isinstance(rows, Rows)
+    assert {row.attempts for row in rows.runs} == {()}
+
+
+async def test_a_listing_tells_when_a_run_goes_on(filled: Catalog) -> None:
+    options = RunOptions(
+        retry=RetryPolicy(max=3, initial=60, factor=1, cap=60, jitter=0), total_timeout=600
+    )
+    run = build.run_id(6)
+    await build.apply(filled, build.submit(build.submission(run, "p:flow:2", options=options)))
+    await build.apply(filled, build.outcomes(build.outcome(run, "failed")))
+    assert await _runs(filled, state="waiting") == [run]
+    rows = await _ask(filled, ListRuns(session="s", request="r", project=None, state="waiting"))
+    assert isinstance(rows, Rows)
+    assert rows.runs[0].due_at == build.NOW + 60, "not when its total time is over"
+    others = await _ask(filled, ListRuns(session="s", request="r", project=None, state="queued"))
+    assert isinstance(others, Rows)
+    assert {row.due_at for row in others.runs} == {None}
+
+
+async def test_steps_are_told_in_trees_and_listed_nowhere(filled: Catalog) -> None:
+    before = await _runs(filled)
+    step = Submission(
+        run=build.run_id(6),
+        target=Target(kind="step", name=STEP),
+        project="p",
+        arguments=b"",
+        parent=R2,
+        recorded=Recorded(name="app.roll", result=b"4"),
+    )
+    await build.apply(filled, Submit(session="s", submissions=(step,)))
+    assert await _runs(filled) == before
+    assert build.run_id(6) not in await _runs(filled, "p")
+    assert build.run_id(6) not in await _runs(filled, state="succeeded")
+    tree = await _ask(filled, ShowRun(session="s", request="r", run=R2))
+    assert isinstance(tree, Tree)
+    row = tree.runs[-1]
+    assert (row.id, row.kind, row.asked_for, row.state) == (
+        step.run,
+        "step",
+        "app.roll",
+        "succeeded",
+    )
+    definitions = await _ask(filled, ListDefinitions(session="s", request="r", project="p"))
+    assert isinstance(definitions, Rows)
+    assert STEP not in {row.definition.name for row in definitions.definitions}
+    assert not [queue for queue in await filled.queues() if STEP in queue]
+
+
+async def test_a_key_is_told(filled: Catalog) -> None:
+    asked = build.submission(build.run_id(6), "p:flow:2", key="nightly", digest="d")
+    await build.apply(filled, build.submit(asked))
+    rows = await _ask(filled, ListRuns(session="s", request="r", project=None, limit=1000))
+    assert isinstance(rows, Rows)
+    assert {row.key for row in rows.runs} == {None, "nightly"}
