@@ -1,0 +1,74 @@
+"""What holds after every commit, whatever happened."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+_RUNS = "SELECT id, state, attempt FROM runs"
+_EQUAL = """
+SELECT group_concat(id) FROM runs WHERE parent IS NOT NULL
+GROUP BY parent, definition, identity, ordinal HAVING count(*) > 1
+"""
+_EXECUTING = """
+SELECT runs.id FROM runs JOIN attempts ON attempts.seq = runs.seq
+WHERE runs.finished_at IS NOT NULL AND attempts.state = 'running'
+"""
+_DUE = """
+SELECT runs.id FROM runs JOIN timers ON timers.seq = runs.seq WHERE runs.finished_at IS NOT NULL
+"""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Invariants:
+    """Compares each commit with the one before."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._before: dict[str, tuple[str, int]] = {}
+        self._has_timers = bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'timers'"))
+
+    def rows(self, statement: str) -> Sequence[Any]:
+        cursor = self._database.cursor()
+        cursor.row_factory = None
+        return cursor.execute(statement).fetchall()
+
+    def check(self) -> list[str]:
+        """Raise `Violation`, or return what has changed, in words."""
+        now = {run: (state, attempt) for run, state, attempt in self.rows(_RUNS)}
+        changes: list[str] = []
+        for run, (state, attempt) in self._before.items():
+            if run not in now:
+                raise Violation(f"the accepted run {run} is gone")
+            new_state, new_attempt = now[run]
+            if state in ENDED and new_state != state:
+                raise Violation(f"the run {run} was {state} and is {new_state}")
+            if new_attempt < attempt:
+                raise Violation(f"the run {run} was in attempt {attempt}, is in {new_attempt}")
+        for run, (state, attempt) in now.items():
+            if self._before.get(run) != (state, attempt):
+                changes.append(f"{run[-5:]} {state} {attempt}")
+        self._before = now
+        self._check_none(_EQUAL, "two rows for one call")
+        self._check_none(_EXECUTING, "a run has ended, and an attempt at it is said to execute")
+        if self._has_timers:
+            self._check_none(_DUE, "a run has ended, and a timer of it is set")
+        return changes
+
+    def check_may_begin(self, run: str) -> None:
+        """A run whose result is recorded is not executed again."""
+        state, _ = self._before.get(run, ("absent", 0))
+        if state in ("succeeded", "absent"):
+            raise Violation(f"the run {run} is executed, and is {state}")
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {run: state for run, (state, _) in self._before.items()}
+
+    def _check_none(self, statement: str, what: str) -> None:
+        if found := self.rows(statement):
+            raise Violation(f"{what}: {found}")

@@ -1,0 +1,46 @@
+"""Thousands of small schedules of faults: every accepted run ends once, as it should.
+
+A failure names a line for `python -m tests.simulation`, which runs just that schedule again.
+"""
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.simulation import schedule, simulation
+from tests.simulation.schedule import Schedule
+from tests.simulation.strategies import schedules
+
+pytestmark = pytest.mark.filterwarnings("ignore::leveret.errors.NoWorkerWarning")
+
+
+@settings(
+    max_examples=2000,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+)
+@given(schedules)
+def test_whatever_goes_wrong_every_run_ends_once_and_right(wanted: Schedule) -> None:
+    simulation.simulate(wanted)
+
+
+@pytest.mark.xfail(reason="transports don't mark what they publish again", strict=False)
+@pytest.mark.parametrize("seed", [10, 49, 74])
+def test_a_copy_that_a_transport_published_executes_nothing_again(seed: int) -> None:
+    worker, turn = 1 + seed % 2, 400 + seed * 37 % 500
+    wanted = schedule.parse(f"{seed}:[tt]:echo:freeze-worker{worker}@{turn}+1")
+    simulation.simulate(wanted, marks_copies=False)
+
+
+def test_a_schedule_runs_the_same_way_every_time() -> None:
+    for seed in range(5):
+        wanted = schedule.draw(seed)
+        assert simulation.explain(wanted) == simulation.explain(wanted)
+
+
+def test_a_schedule_is_what_it_prints() -> None:
+    for seed in range(100):
+        wanted = schedule.draw(seed)
+        assert schedule.parse(str(wanted)) == wanted
