@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from leveret_broker.transport import Delivery, Queue
+from leveret_broker.transport import COPY_HEADER, Delivery, Queue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -189,7 +189,7 @@ class MemoryDelivery:
 
     @property
     def redelivered(self) -> bool:
-        return self._message.redelivered
+        return self._message.redelivered or COPY_HEADER in self._message.headers
 
     def ack(self) -> None:
         if self._subscription.take_out(self._message):

@@ -184,6 +184,8 @@ class Invocation(Wire):
     """Tell at once that it has started: somebody waits for that."""
     again: bool = False
     """It may have been published before: claim it before starting."""
+    claim: bool = False
+    """Claim it before starting, so that its worker is known if it dies at once: others did."""
 
 
 class Outcome(Wire):
@@ -532,6 +534,10 @@ class Finished(Wire):
     parent_round: int = 1
     """The round of its parent in which it was opened: an end without success is none to a later
     one."""
+    stopped_by: int | None = None
+    """The attempt at its parent whose code stopped it."""
+    has_parent_ended: bool = False
+    """Whether its parent had ended as well when this was told."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None

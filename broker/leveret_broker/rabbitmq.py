@@ -165,7 +165,11 @@ class RabbitTransport:
                 results.update(dict.fromkeys(waiting, error))
                 break
             published = await session.publisher.publish(
-                [messages[index] for index in waiting], deadline
+                [
+                    messages[index] if not attempt else messages[index].as_copy()
+                    for index in waiting
+                ],
+                deadline,
             )
             lost: list[int] = []
             for index, result in zip(waiting, published, strict=True):

@@ -25,7 +25,7 @@ from leveret_broker.rabbitmq_connection import (
     refused,
     say_goodbye,
 )
-from leveret_broker.transport import Delivery
+from leveret_broker.transport import COPY_HEADER, Delivery
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class RabbitDelivery:
 
     @property
     def redelivered(self) -> bool:
-        return bool(self._message.redelivered)
+        return bool(self._message.redelivered) or COPY_HEADER in self.headers
 
     def ack(self) -> None:
         self._settle(Verb.ACK)

@@ -104,7 +104,8 @@ class Publisher:
         own = ConfirmChannel(self._connection)
         try:
             for index in lost:
-                results[index] = await self._publish_alone(own, messages[index], deadline)
+                copy = messages[index].as_copy()
+                results[index] = await self._publish_alone(own, copy, deadline)
         finally:
             await own.close()
         return results

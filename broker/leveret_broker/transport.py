@@ -9,12 +9,15 @@ plain functions that run on that loop and must not block.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from leveret_broker.errors import TransportError
 
 log = logging.getLogger(__name__)
+
+COPY_HEADER = "leveret-copy"
+"""On a message that was published before, and whose first copy may have arrived."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,10 @@ class Outgoing:
     persistent: bool = True
     """Survives a restart of the broker, in a queue that does."""
 
+    def as_copy(self) -> "Outgoing":
+        """The same message, for when the first may have arrived."""
+        return replace(self, headers={**self.headers, COPY_HEADER: "1"})
+
 
 class Delivery(Protocol):
     """One message handed to a consumer, to be settled once by one of three verbs.
@@ -64,7 +71,10 @@ class Delivery(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def redelivered(self) -> bool:
-        """The message was handed to somebody before: it may have been executed already."""
+        """Somebody may have dealt with the message before.
+
+        It was handed out before, or is the copy of one whose confirmation was lost.
+        """
         ...
 
     def ack(self) -> None:
@@ -131,7 +141,7 @@ class Transport(Protocol):
 
         Raises `Unroutable`, `Refused`, `BrokerBlocked`, `Expired` or `TransportClosed`. A
         connection lost meanwhile is awaited and the message published again, so a receiver may
-        see it twice.
+        see it twice: the second time as redelivered.
         To a fan-out exchange nobody has to listen.
         """
         ...

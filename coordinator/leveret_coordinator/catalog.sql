@@ -148,7 +148,7 @@ ORDER BY started_at, id;
 SELECT
     runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
     runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
-    runs.options, runs.key, runs.digest, runs.retried_by, runs.started_at, runs.finished_at, runs.failure_type,
+    runs.options, runs.key, runs.digest, runs.retried_by, runs.stopped_by, runs.started_at, runs.finished_at, runs.failure_type,
     runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
     attempts.leased_at
 FROM runs
@@ -167,7 +167,7 @@ SELECT
     below.top,
     runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
     runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
-    runs.options, runs.key, runs.digest, runs.retried_by, runs.started_at, runs.finished_at, runs.failure_type,
+    runs.options, runs.key, runs.digest, runs.retried_by, runs.stopped_by, runs.started_at, runs.finished_at, runs.failure_type,
     runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
     attempts.leased_at
 FROM below
@@ -201,9 +201,11 @@ SELECT run_id, session FROM waiters WHERE run_id IN (SELECT value FROM json_each
 
 -- name: ended(ids)
 SELECT
-    runs.id, runs.state, runs.attempt, runs.parent_round, results.result, results.error,
+    runs.id, runs.state, runs.attempt, runs.parent_round, runs.stopped_by,
+    parents.finished_at IS NOT NULL AS has_parent_ended, results.result, results.error,
     runs.failure_type, runs.failure_message, results.failure_traceback
 FROM runs
+LEFT JOIN runs AS parents ON parents.id = runs.parent
 LEFT JOIN results ON results.seq = runs.seq
 WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND runs.finished_at IS NOT NULL;
 
@@ -212,12 +214,12 @@ WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND runs.finished_at IS NOT
 -- name: insert_runs*!
 INSERT INTO runs (
     id, project, definition, kind, root, parent, identity, ordinal, key, digest, asked_for, options,
-    state, since, attempt, round, parent_round, failures, losses, retried_by, created_at,
-    started_at, finished_at, failure_type, failure_message
+    state, since, attempt, round, parent_round, failures, losses, retried_by, stopped_by,
+    created_at, started_at, finished_at, failure_type, failure_message
 ) VALUES (
     :id, :project, :definition, :kind, :root, :parent, :identity, :ordinal, :key, :digest,
     :asked_for, :options, :state, :since, :attempt, :round, :parent_round, :failures, :losses,
-    :retried_by, :created_at, :started_at, :finished_at, :failure_type, :failure_message
+    :retried_by, :stopped_by, :created_at, :started_at, :finished_at, :failure_type, :failure_message
 );
 
 -- name: insert_arguments*!
@@ -237,6 +239,7 @@ UPDATE runs SET
     failures = :failures,
     losses = :losses,
     retried_by = :retried_by,
+    stopped_by = :stopped_by,
     started_at = :started_at,
     finished_at = :finished_at,
     failure_type = :failure_type,
@@ -306,7 +309,7 @@ DELETE FROM waiters WHERE run_id = :run AND session = :session;
 -- The oldest after the place given.
 SELECT
     runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
-    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.options,
+    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.losses, runs.options,
     definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
 FROM runs
 JOIN definitions ON definitions.id = runs.definition
@@ -319,7 +322,7 @@ LIMIT :most;
 -- The plus: by the ids, not through all that is pending.
 SELECT
     runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
-    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.options,
+    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.losses, runs.options,
     definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
 FROM runs
 JOIN definitions ON definitions.id = runs.definition

@@ -45,6 +45,7 @@ def end(
             state=state,
             attempt=run.attempt,
             parent_round=run.parent_round,
+            stopped_by=run.stopped_by,
             result=result,
             error=error,
             failure=failure,

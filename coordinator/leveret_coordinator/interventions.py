@@ -33,10 +33,13 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
     callers = {caller.run: caller for caller in message.callers}
     stopped: list[str] = []
     for top in message.runs:
-        if top in callers and _goes_on(callers[top], ledger):
+        caller = callers.get(top)
+        if caller is not None and _goes_on(caller, ledger):
             continue
         for run in ledger.unended_below(top):
             stopped.append(run.id)
+            if caller is not None and run.id == top:
+                run = ledger.change(run, stopped_by=caller.attempt)
             ending.stop(run, "cancelled", ledger)
     return stopped
 

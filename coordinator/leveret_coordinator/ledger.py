@@ -133,6 +133,9 @@ class Ledger:
 
     def end(self, end: End) -> None:
         """Keep how a run ended and tell those who wait."""
+        parent = self._runs.get(self._runs[end.run].parent or "")
+        if parent is not None and states.has_ended(parent.state):
+            end = replace(end, has_parent_ended=True)
         if self._runs[end.run].kind == "step" and not end.has_payload:
             self._reopened[end.run] = None  # what was foreseen of it
         self._ends[end.run] = end

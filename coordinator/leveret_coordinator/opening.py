@@ -28,6 +28,7 @@ def reopen(run: Run, ledger: Ledger, **fields: Any) -> Run:
         started_at=None,
         finished_at=None,
         failure=None,
+        stopped_by=None,
         **fields,
     )
     start_clocks(reopened, ledger)

@@ -107,6 +107,8 @@ class Run:
     """A hash of the arguments, where they have one."""
     retried_by: str | None = None
     """The request that opened it last, if a person's did."""
+    stopped_by: int | None = None
+    """The attempt at its parent whose code stopped it, if it was cancelled so."""
     started_at: float | None = None
     finished_at: float | None = None
     failure: Failure | None = None
@@ -201,6 +203,8 @@ class End:
     """The run's last."""
     parent_round: int = 1
     """That in which it was opened."""
+    stopped_by: int | None = None
+    has_parent_ended: bool = False
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
@@ -215,6 +219,8 @@ class End:
             state=self.state,
             attempt=self.attempt,
             parent_round=self.parent_round,
+            stopped_by=self.stopped_by,
+            has_parent_ended=self.has_parent_ended,
             result=self.result,
             error=self.error,
             failure=self.failure,
@@ -252,6 +258,7 @@ class PendingRun:
             timeout=options.timeout,
             announce=options.queue_timeout is not None,
             again=self.again,
+            claim=run.losses > 0,
         )
 
     def as_copy(self) -> "PendingRun":

@@ -140,7 +140,7 @@ def _parent(submission: Submission, ledger: Ledger) -> Run | None:
         return None
     parent = ledger.run(submission.parent)
     if parent is None:
-        raise UnknownRun(
+        raise Invalid(
             f"The run {submission.parent!r}, which is to be the parent of {submission.run!r}, "
             "is not in this catalog."
         )
@@ -208,7 +208,9 @@ def _recorded(
 def _recorded_anew(run: Run, recorded: Recorded, parent_round: int, ledger: Ledger) -> Run:
     """What a step that did not succeed ended with is replaced."""
     ledger.reopen(run.id)
-    run = ledger.change(run, "reopened", parent_round=parent_round, finished_at=None, failure=None)
+    run = ledger.change(
+        run, "reopened", parent_round=parent_round, finished_at=None, failure=None, stopped_by=None
+    )
     return _kept(run, recorded, ledger)
 
 

@@ -106,8 +106,10 @@ class Awaited:
     def reject(self, rejected: messages.Rejected) -> None:
         """The submission is refused, or, if the run is unknown, who attached to it."""
         run = rejected.run
-        if rejected.code == "unknown-run" and run in self._attached:
-            self._attached.pop(run).settle(rejected)
+        if rejected.code == "unknown-run":
+            # No submission is answered so: what is asked for is made. It may come twice, and late.
+            if attached := self._attached.pop(run, None):
+                attached.settle(rejected)
         elif pending := self._submitted.pop(run, None):
             pending.settle(rejected)
             self._let_go(run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from leveret import identity, payload
 from leveret.context import RunContext, current_connection, current_run, current_step
 from leveret.errors import NestedCallError
+from leveret.replay import wait_if_stopped_otherwise
 
 if TYPE_CHECKING:
     from leveret.connection import Connection
@@ -129,6 +130,8 @@ class Call(Coroutine[Any, Any, R_co]):
     async def _result(self) -> R_co:
         run = await self.start()
         try:
+            await run.ended()
+            await wait_if_stopped_otherwise(run.end, self.caller)
             return await run.result()
         except asyncio.CancelledError:
             self.request_cancel()

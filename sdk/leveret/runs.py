@@ -83,6 +83,19 @@ class Run(Generic[R_co]):
 
         A run that is parked or waits for a retry has not ended.
         """
+        return cast(R_co, self._opened(await self._ended()))
+
+    async def ended(self) -> None:
+        """Wait for its end, whatever that is."""
+        await self._ended()
+
+    @property
+    def end(self) -> messages.Finished | None:
+        """How it ended, if that is known here."""
+        answer = self._pending.answer if self._pending is not None else None
+        return answer if isinstance(answer, messages.Finished) else None
+
+    async def _ended(self) -> "Pending":
         pending = await self._attached()
         warned = 0
         while True:
@@ -91,7 +104,7 @@ class Run(Generic[R_co]):
                 warned += 1
                 self._connection.warn_unserved(notice)
             if pending.is_settled:
-                return cast(R_co, self._opened(pending))
+                return pending
 
     async def show(self) -> "Sequence[messages.RunRow]":
         """The run and all below it as the catalog has them now, parents first."""

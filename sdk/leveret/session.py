@@ -102,6 +102,7 @@ class Session:
     async def _find_coordinator(self) -> None:
         hello = messages.Hello(session=self.id, request=identifiers.new_id("request"))
         pending = self._requests[hello.request] = Pending()
+        self._unanswered[hello.request] = hello  # replies are lost with a broker that restarts
         try:
             async with asyncio.timeout(self._patience):
                 await self._greet(hello)
@@ -113,6 +114,7 @@ class Session:
             ) from error
         finally:
             self._requests.pop(hello.request, None)
+            self._unanswered.pop(hello.request, None)
         if pending.error is not None:
             raise pending.error
 

@@ -27,6 +27,7 @@ from leveret.failures import decode_failure, describe, encode_failure
 from leveret.options import checked_key
 from leveret.pending import Pending
 from leveret.places import DEFINITION, Place, name_of, placed, taken_along, workflow_run
+from leveret.replay import wait_if_stopped_otherwise
 from leveret.runs import REFUSALS
 from leveret_broker import messages
 
@@ -38,8 +39,6 @@ R = TypeVar("R")
 
 LONGEST_SLEEP = dt.timedelta(days=36_500).total_seconds()
 """Seconds."""
-TRIES = 3
-"""How often a record is sent that is answered as if it were asked for only."""
 _TARGET = messages.Target(kind="step", name=DEFINITION)
 
 
@@ -212,11 +211,7 @@ def _is_to_be_done_again(place: Place, end: messages.Finished) -> bool:
 
 
 async def _submitted(place: Place, record: messages.Recorded) -> messages.Finished:
-    """Have the end recorded, and return the one that is.
-
-    That the step is unknown may be told once more, late, when the connection was lost: then it is
-    asked again.
-    """
+    """Have the end recorded, and return the one that is."""
     caller = place.caller
     submission = messages.Submission(
         run=place.run,
@@ -232,12 +227,9 @@ async def _submitted(place: Place, record: messages.Recorded) -> messages.Finish
         round=caller.round,
         recorded=record,
     )
-    answer: messages.Wire | None = None
-    for _ in range(TRIES):
-        answer = await _answer(_connection(place).session.submit(submission))
-        if not isinstance(answer, messages.Rejected) or answer.code != "unknown-run":
-            break
+    answer = await _answer(_connection(place).session.submit(submission))
     if isinstance(answer, messages.Finished):
+        await wait_if_stopped_otherwise(answer, caller)
         return answer
     raise _refused(place, answer)
 

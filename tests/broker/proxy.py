@@ -17,6 +17,7 @@ class Proxy:
         self._pipes: set[asyncio.Task[None]] = set()
         self.breaks_on: bytes | None = None
         """Bytes that break the connection of the client that sends them."""
+        self.breaks_once = False
 
     async def start(self) -> str:
         """The URL at which clients reach the broker through it."""
@@ -64,6 +65,8 @@ class Proxy:
         try:
             while data := await source.read(CHUNK):
                 if self.breaks_on is not None and self.breaks_on in data:
+                    if self.breaks_once:
+                        self.breaks_on = None
                     self.break_all()
                 target.write(data)
                 await target.drain()

@@ -88,6 +88,17 @@ async def test_a_message_arrives_as_it_was_sent(transport: Transport, queue: Que
     assert not delivery.redelivered
 
 
+async def test_a_copy_of_a_message_arrives_as_redelivered(transport: Transport) -> None:
+    message = Outgoing(queue=SIMPLE.name, body=b"1", headers={"a": "b"})
+    await transport.declare(SIMPLE)
+    inbox = Inbox()
+    await transport.consume(SIMPLE.name, inbox, prefetch=0)
+    await transport.publish_all([message, message.as_copy()])
+    first, copy = await inbox.take(2)
+    assert (first.body, first.redelivered) == (b"1", False)
+    assert (copy.body, copy.redelivered, copy.headers["a"]) == (b"1", True, "b")
+
+
 async def test_a_message_may_be_empty_and_nameless(transport: Transport) -> None:
     await transport.declare(SIMPLE)
     inbox = Inbox()

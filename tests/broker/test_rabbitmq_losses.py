@@ -116,6 +116,34 @@ async def test_publishing_that_is_lost_again_and_again_ends_with_the_deadline(
 
 
 @pytest.mark.rabbitmq
+async def test_what_is_published_again_after_a_loss_arrives_as_redelivered(
+    transport: RabbitTransport, proxy: Proxy
+) -> None:
+    publisher = RabbitTransport(await proxy.start(), name="test", publish_timeout=PATIENCE)
+    await publisher.open()
+    await transport.declare(WORK)
+    arrived: list[Delivery] = []
+
+    def note(delivery: Delivery) -> None:
+        arrived.append(delivery)
+        delivery.ack()
+
+    inbox = Inbox(note)
+    await transport.consume(WORK.name, inbox, prefetch=0)
+    await publisher.publish(Outgoing(queue=WORK.name, body=b"first"))
+    proxy.breaks_on, proxy.breaks_once = b"this breaks the connection", True
+    await publisher.publish(Outgoing(queue=WORK.name, body=b"this breaks the connection"))
+    await publisher.publish(Outgoing(queue=WORK.name, body=b"last"))
+    await inbox.wait_for(lambda: any(delivery.body == b"last" for delivery in arrived))
+    assert [(each.body, each.redelivered) for each in arrived] == [
+        (b"first", False),
+        (b"this breaks the connection", True),
+        (b"last", False),
+    ]
+    await publisher.close()
+
+
+@pytest.mark.rabbitmq
 async def test_what_comes_after_the_deadline_is_not_sent(
     transport: RabbitTransport, rabbit_vhost_url: str
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_child_of_an_unknown_run_is_rejected() -> None:
     decision = decide(facts(), build.submit(build.submission(CHILD, "fit", parent=ROOT)))
     [reply] = replies(decision)
     assert isinstance(reply, Rejected)
-    assert reply.code == "unknown-run"
+    assert reply.code == "invalid"
     assert decision.runs == ()
 
 

@@ -70,7 +70,9 @@ def test_cancelling_stops_the_run_and_all_below_it() -> None:
         Finished(run=ROOT, state="cancelled"),
         Cancelled(request="c", runs=below),
     ]
-    assert replies(decision, "worker-s") == [Finished(run=GRANDCHILD, state="cancelled", attempt=3)]
+    assert replies(decision, "worker-s") == [
+        Finished(run=GRANDCHILD, state="cancelled", attempt=3, has_parent_ended=True)
+    ]
 
 
 def test_cancelling_twice_stops_nothing_more() -> None:
@@ -155,7 +157,9 @@ def test_a_child_of_a_cancelled_run_is_born_cancelled(in_this_batch: bool) -> No
     assert (new.run.state, new.run.finished_at) == ("cancelled", build.NOW)
     assert not decision.invocations
     assert decision.waiters == (Waiter(run=OTHER, session="worker-s"),)
-    assert replies(decision, "worker-s")[-1] == Finished(run=OTHER, state="cancelled")
+    assert replies(decision, "worker-s")[-1] == Finished(
+        run=OTHER, state="cancelled", has_parent_ended=True
+    )
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -1,6 +1,7 @@
 """Requests that come late or twice: of an attempt that another has replaced, after a reconnect."""
 
-from leveret_broker.messages import Caller, Cancel, Retried, Retry
+from leveret_broker.messages import Caller, Cancel, Finished, Retried, Retry
+from leveret_coordinator.records import PendingRun, Waiter
 from tests.coordinator import build
 from tests.coordinator.deciding import CHILD, ROOT, changed, decide, facts, replies, run
 
@@ -50,3 +51,29 @@ def test_another_retry_of_a_run_that_was_just_retried_is_refused() -> None:
 
 def test_the_caller_of_a_cancellation_is_looked_up() -> None:
     assert ROOT in build.needs_of([_cancel(1)]).runs
+
+
+def test_a_child_that_its_workflow_stopped_is_told_with_the_attempt_that_did() -> None:
+    given = facts(
+        run(ROOT, "running", attempt=2),
+        CHILD_OF_ROOT,
+        below=((CHILD, CHILD_OF_ROOT),),
+        waiters=(Waiter(run=CHILD, session="s"),),
+    )
+    decision = decide(given, _cancel(2))
+    assert changed(decision)[CHILD].stopped_by == 2
+    assert replies(decision) == [Finished(run=CHILD, state="cancelled", stopped_by=2)]
+
+
+def test_what_others_stop_is_told_without() -> None:
+    given = facts(CHILD_OF_ROOT, below=((CHILD, CHILD_OF_ROOT),))
+    decision = decide(given, Cancel(session="s", request="c", runs=(CHILD,)))
+    assert changed(decision)[CHILD].stopped_by is None
+
+
+def test_a_run_whose_worker_was_lost_is_to_be_claimed_by_the_next() -> None:
+    lost = build.outcomes(build.outcome(ROOT, "lost"))
+    decision = decide(facts(run(ROOT, "running")), lost)
+    pending = PendingRun(run=changed(decision)[ROOT], queue="p:flow:1", arguments=b"")
+    assert pending.as_message().claim
+    assert not PendingRun(run=run(ROOT), queue="p:flow:1", arguments=b"").as_message().claim

@@ -215,7 +215,7 @@ async def test_a_cancelled_tree_is_told_to_workers_and_to_all_who_wait(
     ends = caller.finished()
     assert [ends[run] for run in (ROOT, CHILD)] == [
         [Finished(run=ROOT, state="cancelled")],
-        [Finished(run=CHILD, state="cancelled")],
+        [Finished(run=CHILD, state="cancelled", has_parent_ended=True)],
     ]
     await caller.until(lambda: bool(caller.deliveries["control:w"]))
     [delivery] = caller.deliveries["control:w"]
@@ -226,7 +226,8 @@ async def test_a_cancelled_tree_is_told_to_workers_and_to_all_who_wait(
     grandchild = build.submission(OTHER, "flow", parent=CHILD)
     await caller.request(build.submit(grandchild))
     await caller.until_finished(OTHER)
-    assert caller.finished()[OTHER] == [Finished(run=OTHER, state="cancelled")]
+    told = Finished(run=OTHER, state="cancelled", has_parent_ended=True)
+    assert caller.finished()[OTHER] == [told]
     assert await peers.state_of(caller, ROOT) == "cancelled"
 
 

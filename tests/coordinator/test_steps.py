@@ -162,7 +162,7 @@ def test_a_step_belongs_to_a_run() -> None:
 def test_a_step_of_an_unknown_run_is_rejected() -> None:
     [reply] = replies(decide(facts(), record(RESULT)))
     assert isinstance(reply, Rejected)
-    assert reply.code == "unknown-run"
+    assert reply.code == "invalid"
 
 
 def test_steps_can_not_be_called_like_tasks() -> None:
@@ -192,7 +192,7 @@ def test_a_step_of_a_run_that_has_ended_is_born_cancelled(recorded: Recorded) ->
     decision = decide(given, record(recorded))
     [new] = decision.runs
     assert new.run.state == "cancelled"
-    assert replies(decision) == [Finished(run=ID, state="cancelled")]
+    assert replies(decision) == [Finished(run=ID, state="cancelled", has_parent_ended=True)]
     assert decision.timers == ()
     assert decision.ends == ()
 
@@ -294,7 +294,7 @@ def test_a_sleep_is_cancelled_with_its_workflow() -> None:
     assert dict(ended(decision)) == {ROOT: "cancelled", ID: "cancelled"}
     assert (ID, None) in decision.cleared
     assert stopped(decision) == [(ROOT, 1)], "no worker has the sleep"
-    assert replies(decision) == [Finished(run=ID, state="cancelled")]
+    assert replies(decision) == [Finished(run=ID, state="cancelled", has_parent_ended=True)]
 
 
 def test_a_sleep_that_was_cancelled_keeps_nothing_of_what_it_would_have_ended_with() -> None:

@@ -139,7 +139,9 @@ def test_a_child_of_a_run_that_has_ended_is_born_cancelled(state: RunState) -> N
     assert (new.run.state, new.run.finished_at) == ("cancelled", build.NOW)
     assert decision.invocations == ()
     assert decision.timers == ()
-    assert replies(decision) == [Finished(run=CHILD, state="cancelled", parent_round=2)]
+    assert replies(decision) == [
+        Finished(run=CHILD, state="cancelled", parent_round=2, has_parent_ended=True)
+    ]
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
@@ -283,5 +285,5 @@ def test_a_child_opened_again_and_cancelled_in_one_batch_is_not_published() -> N
     assert dict(ended(decision)) == {ROOT: "cancelled", CHILD: "cancelled"}
     assert decision.dispatched == ()
     assert replies(decision)[-1] == Finished(
-        run=CHILD, state="cancelled", attempt=3, parent_round=2
+        run=CHILD, state="cancelled", attempt=3, parent_round=2, has_parent_ended=True
     )

@@ -127,7 +127,9 @@ def test_what_is_below_a_run_that_took_too_long_is_cancelled() -> None:
     decision = decide(given, TOTAL)
     assert dict(ended(decision)) == {ROOT: "failed", CHILD: "cancelled", GRANDCHILD: "cancelled"}
     assert stopped(decision) == [(ROOT, 1), (GRANDCHILD, 2)]
-    assert replies(decision, "worker-s") == [Finished(run=CHILD, state="cancelled")]
+    assert replies(decision, "worker-s") == [
+        Finished(run=CHILD, state="cancelled", has_parent_ended=True)
+    ]
     assert needs(TOTAL).below == {ROOT}
 
 

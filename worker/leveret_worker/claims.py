@@ -46,6 +46,7 @@ class Claims:
         self._suspension.look()  # first: what it notices counts for this one
         return (
             execution.handed_out
+            or execution.invocation.claim
             or execution.is_doubtful
             or not self._membership.covers(execution.generation)
             or self._clock.now() - execution.arrived_at > CLAIM_AFTER_WAITING

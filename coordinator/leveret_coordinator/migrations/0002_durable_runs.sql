@@ -59,6 +59,7 @@ CREATE TABLE new_runs (
     failures        INTEGER NOT NULL, -- attempts that failed since it was opened
     losses          INTEGER NOT NULL, -- attempts whose worker was lost since it was opened
     retried_by      TEXT,             -- the request by which a person opened it last
+    stopped_by      INTEGER,          -- the attempt at its parent whose code stopped it
     created_at      REAL NOT NULL,
     started_at      REAL,
     finished_at     REAL,             -- set in the states in which a run has ended
@@ -72,7 +73,8 @@ SELECT
     seq, id, project, definition,
     (SELECT kind FROM definitions WHERE definitions.id = runs.definition),
     root, parent, identity, ordinal, NULL, NULL, asked_for, NULL, state,
-    coalesce(finished_at, started_at, created_at), attempt, 1, 1, 0, 0, NULL, created_at, started_at,
+    coalesce(finished_at, started_at, created_at), attempt, 1, 1, 0, 0, NULL, NULL, created_at,
+    started_at,
     finished_at, failure_type, failure_message
 FROM runs;
 
