@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from leveret_broker.messages import Finished, Reply, RunState
+from leveret_broker.messages import Finished, Reply, RunOptions, RunState
 from leveret_coordinator import facts as needed
 from leveret_coordinator.decide import decide as decide_upon
 from leveret_coordinator.decision import Decision
@@ -14,7 +14,6 @@ from leveret_coordinator.records import (
     Holder,
     LostAttempt,
     Run,
-    RunOptions,
     Waiter,
     Worker,
 )

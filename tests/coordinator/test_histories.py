@@ -1,7 +1,7 @@
 """Random histories of retries, claims, losses, timers and people: what always holds."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -197,7 +197,7 @@ class _History:
 
 
 @asynccontextmanager
-async def _history(seed: int) -> AsyncIterator[_History]:
+async def _history(seed: int) -> AsyncGenerator[_History, None]:
     opened: list[Connection] = []
 
     async def connect(name: str) -> Connection:

@@ -3,7 +3,7 @@
 from leveret_broker.messages import Caller, Cancel, Finished, Retried, Retry
 from leveret_coordinator.records import PendingRun, Waiter
 from tests.coordinator import build
-from tests.coordinator.deciding import CHILD, ROOT, changed, decide, facts, replies, run
+from tests.coordinator.deciding import CHILD, ROOT, changed, decide, facts, needs, replies, run
 
 CHILD_OF_ROOT = run(CHILD, "running", parent=ROOT, attempt=1)
 
@@ -50,7 +50,7 @@ def test_another_retry_of_a_run_that_was_just_retried_is_refused() -> None:
 
 
 def test_the_caller_of_a_cancellation_is_looked_up() -> None:
-    assert ROOT in build.needs_of([_cancel(1)]).runs
+    assert ROOT in needs(_cancel(1)).runs
 
 
 def test_a_child_that_its_workflow_stopped_is_told_with_the_attempt_that_did() -> None:

@@ -19,7 +19,6 @@ from leveret_broker.messages import (
 )
 from leveret_coordinator import listings
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.decision import Question
 from leveret_coordinator.records import STEP, Confirmed
 from tests.coordinator import build
 
@@ -55,7 +54,7 @@ async def filled(catalog: Catalog) -> Catalog:
     return catalog
 
 
-async def _ask(catalog: Catalog, question: Question, *, later: float = 0.0) -> Reply:
+async def _ask(catalog: Catalog, question: listings.Listing, *, later: float = 0.0) -> Reply:
     return await listings.answer(question, catalog, alive_since=build.NOW + later - 20)
 
 

@@ -12,7 +12,7 @@ ACTIVE: list[RunState] = ["pending", "queued", "running"]
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def _before(event: states.Event) -> set[str]:
+def _before(event: states.Event) -> set[RunState]:
     """The states in which an event can happen."""
     return {state for state in states.STATES if states.allows(state, event)}
 
