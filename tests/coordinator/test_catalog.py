@@ -205,6 +205,27 @@ async def test_a_run_is_opened_again_only_if_it_has_ended(catalog: Catalog) -> N
         await catalog.write(Decision(changed=(reopened,)), Confirmed(), now=build.NOW)
 
 
+async def test_an_attempt_that_is_over_stays_as_it_ended(catalog: Catalog) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    await build.apply(catalog, build.submit(build.submission(ROOT)))
+    await build.apply(catalog, build.outcomes(build.outcome(ROOT, "returned")))
+    before = await _show(catalog, ROOT)
+    late = Attempt(run=ROOT, number=1, state="running", worker="other", started_at=1.0)
+    await catalog.write(Decision(attempts=(late,)), Confirmed(), now=build.NOW)
+    assert await _show(catalog, ROOT) == before
+
+
+async def test_who_asks_anew_while_the_last_answer_is_confirmed_is_remembered(
+    catalog: Catalog,
+) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    await build.apply(catalog, build.submit(build.submission(ROOT)))
+    await build.apply(catalog, build.outcomes(build.outcome(ROOT)))
+    waiting = Waiter(run=ROOT, session="s")
+    await catalog.write(Decision(waiters=(waiting,)), Confirmed(settled=(waiting,)), now=build.NOW)
+    assert [answer.session for answer in await _unanswered(catalog)] == ["s"]
+
+
 async def test_a_run_is_inserted_once(catalog: Catalog) -> None:
     await build.apply(catalog, build.register(build.spec("flow")))
     decision = await build.apply(catalog, build.submit(build.submission(ROOT)))
