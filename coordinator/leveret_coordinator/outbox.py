@@ -36,12 +36,18 @@ class Sent:
     """Those that can never be handed to a worker."""
     has_failed: bool = False
     """Whether something is to be sent again later."""
+    has_sent: bool = False
+    """Whether the broker took something of it."""
+    deaf: frozenset[str] = frozenset()
+    """Work queues that exist and took nothing."""
 
     def __add__(self, other: "Sent") -> "Sent":
         return Sent(
             confirmed=self.confirmed + other.confirmed,
             refused=self.refused + other.refused,
             has_failed=self.has_failed or other.has_failed,
+            has_sent=self.has_sent or other.has_sent,
+            deaf=self.deaf | other.deaf,
         )
 
 
@@ -75,7 +81,12 @@ class Outbox:
         failed = [pair for pair in failed if not isinstance(pair[1], errors.Refused)]
         for parcel, error in failed:
             self._keep(parcel, error)
-        sent = Sent(confirmed=_sum(settled), has_failed=bool(failed))
+        sent = Sent(
+            confirmed=_sum(settled),
+            has_failed=bool(failed),
+            has_sent=bool(settled),
+            deaf=_deaf(failed),
+        )
         return sent + await self._replace(refused) if refused else sent
 
     async def _publish(
@@ -181,6 +192,14 @@ def _never_published(parcel: Parcel, reason: str) -> tuple[RefusedAttempt, ...]:
     return tuple(
         RefusedAttempt(run=each.run, attempt=each.attempt, reason=reason)
         for each in parcel.settles.published
+    )
+
+
+def _deaf(failed: Sequence[tuple[Parcel, TransportError]]) -> frozenset[str]:
+    return frozenset(
+        parcel.message.queue or ""
+        for parcel, error in failed
+        if parcel.is_invocation and isinstance(error, errors.BrokerBlocked | errors.Expired)
     )
 
 

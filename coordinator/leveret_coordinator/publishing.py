@@ -16,7 +16,7 @@ from leveret_broker.transport import Transport
 from leveret_coordinator import parcels
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.outbox import Backlog, Outbox
+from leveret_coordinator.outbox import Backlog, Outbox, Sent
 from leveret_coordinator.records import Confirmed, RefusedAttempt
 
 
@@ -47,6 +47,9 @@ class Publisher:
         self._confirmed = Confirmed()
         self._backlog: Backlog | None = None
         self._unpublishable: list[RefusedAttempt] = []
+        self._deaf: dict[str, float] = {}
+        """Work queues that took nothing the last time, and since when that is so."""
+        self._sent_at = float("-inf")
 
     @property
     def confirmed(self) -> Confirmed:
@@ -100,11 +103,32 @@ class Publisher:
         if not packed:
             return False
         sent = await self._outbox.send(packed)
+        self._note_deaf(packed, sent)
         if sent.confirmed:
             self._confirmed += sent.confirmed
             self._confirm.set(self._confirm_after)
         self._unpublishable += sent.refused
         return sent.has_failed
+
+    def _note_deaf(self, packed: Sequence[parcels.Parcel], sent: Sent) -> None:
+        """Which work queues take nothing while the broker takes other messages."""
+        now = self._clock.now()
+        if sent.has_sent:
+            self._sent_at = now
+        for queue in {parcel.message.queue or "" for parcel in packed if parcel.is_invocation}:
+            if queue in sent.deaf:
+                self._deaf.setdefault(queue, now)
+            else:
+                self._deaf.pop(queue, None)
+
+    def deaf_queues(self, *, since: float) -> list[str]:
+        """Work queues that have taken nothing since then, though the broker took other messages."""
+        deaf = [queue for queue, first in self._deaf.items() if first <= since]
+        return [queue for queue in deaf if self._sent_at > self._deaf[queue]]
+
+    def forget_deaf(self, queue: str) -> None:
+        """It was mended."""
+        self._deaf.pop(queue, None)
 
     def _try_later(self) -> None:
         if not self._retry.is_set:

@@ -63,6 +63,9 @@ class CoordinatorSettings:
     """How often what may have gone wrong unheard is looked for."""
     vanished_after: float = 15.0
     """How long an invocation must have been in its queue to be missed there."""
+    deaf_after: float = 10.0
+    """How long a work queue may take nothing, while the broker takes other messages, until it is
+    made anew."""
     stuck_after: float = 30.0
     """How long a run may wait for its invocation to be published until that is tried again."""
     largest_batch: int = 500
@@ -387,9 +390,19 @@ class CoordinatorService:
                 found = await self._recoverer.look(self._open_catalog)
                 for start in range(0, len(found), self._settings.largest_batch):
                     await self._deal_with(found[start : start + self._settings.largest_batch])
+                await self._mend_queues()
                 await self._publish_what_is_stuck()
         finally:
             self._look.set(self._recoverer.pause)
+
+    async def _mend_queues(self) -> None:
+        since = self._clock.now() - self._settings.deaf_after
+        for queue in self._publisher.deaf_queues(since=since):
+            try:
+                if await work_queues.mend(self._transport, queue):
+                    self._publisher.forget_deaf(queue)
+            except TransportError as error:
+                log.warning("work queue not made anew", queue=queue, error=str(error))
 
     async def _publish_what_is_stuck(self) -> None:
         before = self._clock.now() - self._settings.stuck_after
