@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -13,6 +14,7 @@ import leveret
 from leveret import Retry
 from leveret.client import Client
 from leveret_broker.messages import RunRow
+from leveret_broker.topology import reply_queue_name
 from tests.acceptance.apps import held, report_1, tasks
 from tests.acceptance.durable import (
     COORDINATOR,
@@ -247,8 +249,9 @@ async def network(rabbit_vhost_url: str) -> AsyncGenerator[tuple[Cut, str]]:
 
 
 async def test_a_session_hears_of_every_end_that_came_while_it_was_cut_off(
-    site: DurableSite, network: tuple[Cut, str]
+    site: DurableSite, rabbit_node: RabbitNode, network: tuple[Cut, str]
 ) -> None:
+    """Its queue of replies is gone as well when it is back, and the replies with it."""
     proxy, url = network
     site.together(COORDINATOR, ("worker", TASKS, "--slots", "100"))
     cut_off = leveret.connect(url, project=PROJECT, key=KEY)
@@ -260,6 +263,8 @@ async def test_a_session_hears_of_every_end_that_came_while_it_was_cut_off(
         site.let_pass()
         await asyncio.gather(*[client.run(run.id).result() for run in runs[:40]])
         assert not any(task.done() for task in waiting)
+        replies = reply_queue_name(cut_off.connection.session.id)
+        rabbit_node.ctl("delete_queue", "-p", unquote(urlsplit(url).path[1:]), replies)
         proxy.is_down = False
         assert await asyncio.gather(*waiting) == [0] * 60
     assert set(site.counts("start").values()) == {1}

@@ -17,6 +17,8 @@ from tests.integration import limits
 from tests.integration.conftest import key_text, until
 
 PROJECT = "limits"
+PATIENCE = 30.0
+"""Seconds after which a limit counts as not kept at all."""
 
 
 @pytest.fixture(params=["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
@@ -35,7 +37,8 @@ async def timed_out(client: Client, call: Call[Any]) -> tuple[str, str]:
     """The id of a run that took too long, and what its caller is told."""
     run = await client.start(call)
     with pytest.raises(leveret.RunTimeout) as caught:
-        await run.result()
+        async with asyncio.timeout(PATIENCE):
+            await run.result()
     assert isinstance(caught.value, TimeoutError)
     assert run.id in str(caught.value)
     return run.id, str(caught.value)
