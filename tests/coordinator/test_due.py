@@ -158,7 +158,8 @@ class _FailingConnection:
 
     def __init__(self, inner: Connection) -> None:
         self._inner = inner
-        self.fails = False
+        self.fails_at: str | None = None
+        """What is in the statements that fail."""
         self.failures = 0
 
     @property
@@ -170,7 +171,7 @@ class _FailingConnection:
         self._inner.row_factory = factory
 
     async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Iterable[Any]:
-        if self.fails and "timers" in sql and sql.startswith("SELECT"):
+        if self.fails_at is not None and self.fails_at in sql:
             self.failures += 1
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR
@@ -190,12 +191,14 @@ class _FailingConnection:
         await self._inner.close()
 
 
+@pytest.mark.parametrize("statement", ["timers.due_at <= :now", "min(due_at) FROM timers"])
 async def test_a_timer_that_could_not_be_read_fires_when_it_can(
     transport: MemoryTransport,
     caller: peers.Caller,
     worker: peers.Peer,
     clock: HandClock,
     tmp_path: Path,
+    statement: str,
 ) -> None:
     connections: list[_FailingConnection] = []
 
@@ -206,12 +209,12 @@ async def test_a_timer_that_could_not_be_read_fires_when_it_can(
     async with _serving(transport, tmp_path / "catalog", clock, connect):
         await _fail_once(caller, worker)
         [connection] = connections
-        connection.fails = True
+        connection.fails_at = statement
         clock.jump(100.0)
         async with asyncio.timeout(peers.PATIENCE):
             while connection.failures < 3:
                 await clock.let_pass(0.01)
-        connection.fails = False
+        connection.fails_at = None
         async with asyncio.timeout(peers.PATIENCE):
             while len(_invocations(worker)) < 2:
                 await clock.let_pass(0.01)
