@@ -349,6 +349,12 @@ class Catalog:
         found = await self.rows("timers_due", now=now, most=most)
         return [Timer(run=row["run"], kind=row["kind"], due_at=row["due_at"]) for row in found]
 
+    async def put_off(self, timer: Timer, *, until: float) -> None:
+        """Have a timer be due later."""
+        async with self._database.transaction():
+            row: Row = {"run": timer.run, "kind": timer.kind, "due_at": until}
+            await self._many("set_timers", [row])
+
     async def orphans(self, alive: Liveness, *, most: int) -> list[Orphan]:
         """Attempts whose worker is gone."""
         found = await self.rows(

@@ -13,7 +13,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,52 +39,15 @@ from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.intake import Received
 from leveret_coordinator.publishing import Publisher
-from leveret_coordinator.records import PendingRun
-from leveret_coordinator.recoverer import Recoverer, RecoverySettings
+from leveret_coordinator.records import PendingRun, Timer
+from leveret_coordinator.recoverer import Recoverer
+from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
 from leveret_coordinator.timers import Timers
 
 log = logs.get_logger("leveret.coordinator")
 
 VERSION = version("leveret")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CoordinatorSettings:
-    """What may be tuned. Times are seconds."""
-
-    worker_silent_after: float = 20.0
-    """A worker whose heartbeat is older counts as dead."""
-    worker_gone_after: float = 3.0
-    """So does one that seems to have lost what it executes, when it has not been connected for so
-    long."""
-    look_every: float = 5.0
-    """How often what may have gone wrong unheard is looked for."""
-    vanished_after: float = 15.0
-    """How long an invocation must have been in its queue to be missed there."""
-    deaf_after: float = 10.0
-    """How long a work queue may take nothing, while the broker takes other messages, until it is
-    made anew."""
-    stuck_after: float = 30.0
-    """How long a run may wait for its invocation to be published until that is tried again."""
-    largest_batch: int = 500
-    """Messages in one transaction."""
-    largest_batch_bytes: int = 2 * 1024 * 1024
-    """Bytes of messages in one transaction, unless a single message is larger."""
-    prefetch: int = 1000
-    """Messages of a queue that the broker hands out ahead."""
-    confirm_after: float = 0.05
-    """How long confirmations wait for a batch to be written with."""
-    retry_first: float = 0.1
-    retry_longest: float = 5.0
-    """Delays before trying again what failed; they double from the first to the longest."""
-    stop_within: float = 5.0
-    """How long a batch under way may take to end when the service stops; then it is left as after
-    a crash, which loses nothing."""
-    predecessor_leaves_within: float = 10.0
-    """How long a start waits for the broker to notice that a killed coordinator is gone."""
-    page: int = 200
-    """Runs read at a time when the catalog's outbox is published again."""
 
 
 class CoordinatorService:
@@ -119,7 +81,7 @@ class CoordinatorService:
         self._pause_over = Alarm(self._clock, self._wake.set)
         self._look = Alarm(self._clock, self._wake.set)
         self._timers = Timers(self._clock, self._wake.set)
-        self._recoverer = Recoverer(transport, self._clock, _recovery(self._settings))
+        self._recoverer = Recoverer(transport, self._clock, self._settings.recovery)
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
@@ -377,10 +339,28 @@ class CoordinatorService:
     # -- what the coordinator notices by itself ---------------------------------------------------
 
     async def _fire_timers(self) -> None:
-        """Do what is due. If that fails it stays due."""
-        if due := await self._timers.due(self._open_catalog):
-            await self._deal_with(due)
+        """Do what is due. Without the catalog it stays due; what fails by itself is put off."""
+        due = await self._timers.due(self._open_catalog)
+        try:
+            if due:
+                await self._deal_with(due)
+        except CatalogUnavailable:
+            raise
+        except Exception as error:
+            log.exception("timers failed, each is tried alone", error=str(error))
+            for timer in due:
+                await self._fire_alone(timer)
         await self._timers.expect_next(self._open_catalog)
+
+    async def _fire_alone(self, timer: Timer) -> None:
+        try:
+            await self._deal_with([timer])
+        except CatalogUnavailable:
+            raise
+        except Exception as error:
+            log.exception("timer failed", run=timer.run, kind=timer.kind, error=str(error))
+            later = self._clock.now() + self._settings.failed_timer_after
+            await self._open_catalog.put_off(timer, until=later)
 
     async def _recover(self) -> None:
         """Look for what went wrong unheard, and mend it."""
@@ -432,13 +412,3 @@ class CoordinatorService:
     async def _fail_unpublishable(self) -> None:
         """End the runs whose invocations the broker refuses for what they are."""
         await self._deal_with(self._publisher.take_unpublishable())
-
-
-def _recovery(settings: CoordinatorSettings) -> RecoverySettings:
-    return RecoverySettings(
-        worker_silent_after=settings.worker_silent_after,
-        worker_gone_after=settings.worker_gone_after,
-        worker_late_after=settings.worker_silent_after * 0.4,
-        look_every=settings.look_every,
-        vanished_after=settings.vanished_after,
-    )

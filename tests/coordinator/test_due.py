@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -436,3 +436,34 @@ async def test_why_a_run_does_not_move_is_answered_with_what_is_in_its_queue(
         unknown = await caller.ask(Explain(session="s", request="why", run=OTHER))
         assert isinstance(unknown, Refused)
         assert unknown.code == "unknown-run"
+
+
+async def test_a_timer_that_can_not_be_dealt_with_holds_up_nothing_and_is_tried_later(
+    transport: MemoryTransport,
+    caller: peers.Caller,
+    worker: peers.Peer,
+    clock: HandClock,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "catalog"
+    async with _serving(transport, path, clock):
+        await caller.ask(peers.FLOW)
+        await caller.request(build.submit(build.submission(ROOT), build.submission(OTHER)))
+        await worker.until(lambda: len(_invocations(worker)) == 2)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE runs SET state = 'parked' WHERE id = ?", [ROOT])
+        connection.execute("UPDATE runs SET state = 'waiting' WHERE id = ?", [OTHER])
+        add = "INSERT INTO timers SELECT seq, ?, ? FROM runs WHERE id = ?"
+        connection.execute(add, ["sleep", clock.now(), ROOT])  # no end of a parked run
+        connection.execute(add, ["retry", clock.now(), OTHER])
+        connection.commit()
+    async with _serving(transport, path, clock):
+        await worker.until(lambda: (OTHER, 2) in map(_attempt, _invocations(worker)))
+        assert isinstance(await caller.ask(Hello(session="s", request="h")), Welcome)
+    with closing(sqlite3.connect(path)) as connection:
+        [(due_at,)] = connection.execute("SELECT due_at FROM timers").fetchall()
+    assert due_at == clock.now() + peers.QUICK.failed_timer_after
+
+
+def _attempt(invocation: Invocation) -> tuple[str, int]:
+    return invocation.run, invocation.attempt
