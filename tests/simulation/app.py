@@ -65,7 +65,7 @@ async def work(path: str, kind: str) -> str:
     return path
 
 
-@define.task(name="simulated-failure", lost_retries=1000, retries=3, backoff=1.0, timeout=6.0)
+@define.task(name="simulated-failure", lost_retries=1000, retries=2, backoff=1.0, timeout=6.0)
 async def unreliable(path: str, kind: str) -> str:
     _begin(path)
     await asyncio.sleep(_moment(path))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,11 @@ from leveret_broker.lifecycle import IoThread
 from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
 from leveret_worker.service import WorkerService
 from tests.simulation import app
+from tests.simulation.invariants import States
 from tests.simulation.loop import Process, World
-from tests.simulation.network import Network, Wire
+from tests.simulation.network import Network
 from tests.simulation.storage import Disk
+from tests.simulation.wire import Wire
 
 PROJECT = "p"
 KEY = b"known to all who take part"
@@ -39,8 +42,17 @@ class SimulatedClock:
         await asyncio.sleep(seconds)
 
 
+begun_in: ContextVar[States] = ContextVar("begun_in")
+"""What was committed when the worker began the execution that the current code belongs to. The code
+itself may run later, if the process was stopped in between."""
+
+
 class NoThread(IoThread):
     """Runs on the loop of whoever started it: a simulated process has one thread."""
+
+    def __init__(self, committed: Callable[[], States]) -> None:
+        super().__init__()
+        self._committed = committed
 
     def start(self) -> None:
         self._home = asyncio.get_running_loop()
@@ -52,7 +64,9 @@ class NoThread(IoThread):
         return self._home
 
     def post(self, function: Callable[[], None]) -> bool:
-        self._home.call_soon(function)
+        context = copy_context()
+        context.run(begun_in.set, self._committed())
+        self._home.call_soon(function, context=context)
         return True
 
 
@@ -66,12 +80,14 @@ class Machine:
         """Called when the process is killed."""
         self._network = network
         self._main = main
+        self._wire: Wire | None = None
         self._to_come = 0
 
     def start(self) -> None:
         if self.process is None:
             process = self.process = self._network.world.process(self.name)
-            task = process.create_task(self._run(self._network.wire(process)), name=self.name)
+            wire = self._wire = Wire(self._network, process)
+            task = process.create_task(self._run(wire), name=self.name)
             task.add_done_callback(partial(self._ended, process))
 
     def kill(self, *, again_after: float, noticed_after: float) -> None:
@@ -81,8 +97,8 @@ class Machine:
             return
         process.kill()
         self.died()
-        for wire in self._network.wires_of(process):
-            wire.hang_up(noticed_after)
+        if self._wire is not None:
+            self._wire.hang_up(noticed_after)
         self.later(again_after, self.start)
 
     def stop(self, seconds: float) -> None:
@@ -94,9 +110,8 @@ class Machine:
 
     def break_off(self) -> None:
         """Its connection breaks."""
-        if self.process is not None:
-            for wire in self._network.wires_of(self.process):
-                self._network.post(wire.break_off)
+        if self.process is not None and self._wire is not None:
+            self._network.post(self._wire.break_off)
 
     @property
     def is_well(self) -> bool:
@@ -152,8 +167,9 @@ class Coordinator(Machine):
 class Worker(Machine):
     """A worker that serves all that there is."""
 
-    def __init__(self, network: Network, name: str) -> None:
+    def __init__(self, network: Network, name: str, committed: Callable[[], States]) -> None:
         super().__init__(network, name, self._serve)
+        self._committed = committed
         self.is_ready = False
         self._told_to_stop: asyncio.Event | None = None
 
@@ -171,7 +187,7 @@ class Worker(Machine):
             slots=2,
             lease_after=app.LEASE_AFTER,
             clock=SimulatedClock(self._network.world),
-            user_thread=NoThread(),
+            user_thread=NoThread(self._committed),
         )
         told_to_stop = self._told_to_stop = asyncio.Event()
         await service.start()

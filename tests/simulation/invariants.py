@@ -1,8 +1,11 @@
 """What holds after every commit, whatever happened."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+States = Mapping[str, tuple[str, int]]
+"""The state and the latest attempt of each run."""
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -29,7 +32,7 @@ class Invariants:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        self._before: dict[str, tuple[str, int]] = {}
+        self._before: States = {}
         self._has_timers = bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'timers'"))
 
     def rows(self, statement: str) -> Sequence[Any]:
@@ -59,16 +62,22 @@ class Invariants:
             self._check_none(_DUE, "a run has ended, and a timer of it is set")
         return changes
 
-    def check_may_begin(self, run: str) -> None:
-        """A run whose result is recorded is not executed again."""
-        state, _ = self._before.get(run, ("absent", 0))
-        if state in ("succeeded", "absent"):
-            raise Violation(f"the run {run} is executed, and is {state}")
+    @property
+    def committed(self) -> States:
+        """As of the latest commit; another one the next time, so it can be kept."""
+        return self._before
 
     @property
-    def states(self) -> dict[str, str]:
-        return {run: state for run, (state, _) in self._before.items()}
+    def states(self) -> list[str]:
+        return [state for state, _ in self._before.values()]
 
     def _check_none(self, statement: str, what: str) -> None:
         if found := self.rows(statement):
             raise Violation(f"{what}: {found}")
+
+
+def check_may_begin(run: str, states: States) -> None:
+    """A run whose result is recorded is not executed again."""
+    state, _ = states.get(run, ("absent", 0))
+    if state in ("succeeded", "absent"):
+        raise Violation(f"the run {run} is executed, and is {state}")

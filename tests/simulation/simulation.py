@@ -12,8 +12,8 @@ import ulid
 from leveret_broker import messages, topology
 from leveret_broker.transport import Delivery, Outgoing
 from tests.simulation import app, schedule, telling
-from tests.simulation.cluster import PROJECT, Caller, Coordinator, Machine, Worker
-from tests.simulation.invariants import ENDED, Invariants, Violation
+from tests.simulation.cluster import PROJECT, Caller, Coordinator, Machine, Worker, begun_in
+from tests.simulation.invariants import ENDED, Invariants, Violation, check_may_begin
 from tests.simulation.loop import START, World
 from tests.simulation.network import FAIR, Network
 from tests.simulation.schedule import Fault, Schedule
@@ -31,19 +31,20 @@ class Failed(AssertionError):
 class Simulation:
     """Runs a schedule."""
 
-    def __init__(
-        self, schedule: Schedule, *, image: bytes | None, marks_copies: bool = True
-    ) -> None:
+    def __init__(self, schedule: Schedule, *, image: bytes | None) -> None:
         self.schedule = schedule
         self.world = World(random.Random(schedule.seed))
-        self.network = Network(self.world, marks_copies=marks_copies)
+        self.network = Network(self.world)
         self.network.published = self._published
         self.network.delivered = self._delivered
         self.network.settled = self._settled
-        self.disk = Disk(image, self._committed)
+        self.disk = Disk(image, self._committed, self.world.rng)
         self.invariants = Invariants(self.disk.database)
         self.coordinator = Coordinator(self.network, self.disk)
-        self.workers = [Worker(self.network, f"worker{number}") for number in (1, 2)]
+        self.workers = [
+            Worker(self.network, name, lambda: self.invariants.committed)
+            for name in ("worker1", "worker2")
+        ]
         self.caller = Caller(self.network, schedule.tree)
         self.violation: Violation | None = None
         self.is_cancelled = False
@@ -109,7 +110,7 @@ class Simulation:
     def _is_over(self) -> bool:
         if self.caller.answer is None:
             return False
-        states = self.invariants.states.values()
+        states = self.invariants.states
         return all(state in ENDED for state in states) and not self._leftovers()
 
     def _apply(self, fault: Fault) -> None:
@@ -160,7 +161,7 @@ class Simulation:
         """See `app.Ledger`."""
         self.world.note("code", f"begins {path} {run[-5:]} attempt {attempt}")
         try:
-            self.invariants.check_may_begin(run)
+            check_may_begin(run, begun_in.get())
         except Violation as violation:
             self.violation = violation
 
@@ -261,12 +262,9 @@ def fresh_catalog() -> bytes:
     return image
 
 
-def simulate(wanted: Schedule, *, marks_copies: bool = True) -> None:
-    """Run a schedule. Raises `Failed` with everything that happened.
-
-    `marks_copies`: what a transport publishes a second time arrives as redelivered.
-    """
-    simulation = Simulation(wanted, image=fresh_catalog(), marks_copies=marks_copies)
+def simulate(wanted: Schedule) -> None:
+    """Run a schedule. Raises `Failed` with everything that happened."""
+    simulation = Simulation(wanted, image=fresh_catalog())
     gc.disable()  # there is little to collect, and looking for it takes a sixth of the time
     try:
         simulation.run()

@@ -12,7 +12,7 @@ def _branch(parts: Sequence[str], brackets: str) -> str:
 
 
 def _branches(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    children = st.lists(parts, min_size=1, max_size=3)
+    children = st.lists(parts, min_size=1, max_size=2)
     return st.builds(_branch, children, st.sampled_from(["()", "[]"]))
 
 
@@ -31,7 +31,7 @@ _faults = st.builds(
 schedules = st.builds(
     _schedule,
     st.integers(0, 2**32 - 1),
-    _branches(st.recursive(st.sampled_from(LEAVES), _branches, max_leaves=3)),
+    _branches(st.recursive(st.sampled_from(LEAVES), _branches, max_leaves=2)),
     st.sampled_from(SKIES),
     st.lists(_faults, max_size=4),
 )

