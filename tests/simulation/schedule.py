@@ -49,8 +49,8 @@ FaultKind = Literal[
 """`stop` is a SIGSTOP during which the connection breaks, `freeze` one during which it holds."""
 KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
-SECONDS = (0, 1, 4, 16)
-"""How long faults last: the longest is longer than a worker may be silent."""
+SECONDS = (0, 1, 4, 24)
+"""How long faults last: the longest lets everything be finished elsewhere meanwhile."""
 LEAVES = "ttttrxlozpc"
 
 

@@ -21,6 +21,8 @@ from tests.simulation.storage import Disk
 
 CALM_WITHIN = 900.0
 """Seconds after the last fault within which everything has to have come to its end."""
+NOTICED_BY_CLOCK = 5.0
+"""Seconds of standing still that a worker notices. A broker takes longer to miss a connection."""
 MOST_TURNS = 100_000
 
 
@@ -122,7 +124,10 @@ class Simulation:
                 named[whom].kill(again_after=seconds, noticed_after=self.world.rng.random())
             case "stop":
                 named[whom].stop(seconds)
-                named[whom].break_off()
+                # What is delivered until the broker notices waits in the stopped process.
+                named[whom].later(
+                    seconds / 2 if seconds > NOTICED_BY_CLOCK else 0, named[whom].break_off
+                )
             case "freeze":
                 named[whom].stop(seconds)
             case "break":

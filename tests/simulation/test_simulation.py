@@ -4,13 +4,17 @@ A failure names a line for `python -m tests.simulation`, which runs just that sc
 """
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 from tests.simulation import schedule, simulation
 from tests.simulation.schedule import Schedule
 from tests.simulation.strategies import schedules
 
 pytestmark = pytest.mark.filterwarnings("ignore::leveret.errors.NoWorkerWarning")
+
+
+A_WORKER_WAKES_TO_AN_OLD_DELIVERY = schedule.parse("650:[tt]:storm:freeze-worker1@550+24")
+"""What waited in it while it was stopped was executed elsewhere, and only its clock tells."""
 
 
 @settings(
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::leveret.errors.NoWorkerWarning"
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
 @given(schedules)
+@example(A_WORKER_WAKES_TO_AN_OLD_DELIVERY)
 def test_whatever_goes_wrong_every_run_ends_once_and_right(wanted: Schedule) -> None:
     simulation.simulate(wanted)
 
