@@ -211,6 +211,7 @@ class MemoryTransport:
         self._declared: dict[str, Queue] = {}
         self._consumers: list[MemoryConsumer] = []
         self._callbacks: list[Callable[[], None]] = []
+        self._on_loss: list[Callable[[], None]] = []
 
     @property
     def is_durable(self) -> bool:
@@ -272,6 +273,9 @@ class MemoryTransport:
         await self._wait_connected()
         return self._broker.inspect(queue)
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        self._on_loss.append(callback)
+
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
@@ -282,6 +286,7 @@ class MemoryTransport:
         self._connected.clear()
         self._give_back()
         self._broker.drop_exclusive(self)
+        call_each(self._on_loss)
 
     def come_back_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._come_back)
@@ -289,6 +294,7 @@ class MemoryTransport:
     def resubscribe_soon(self) -> None:
         """A consumer has lost its queue, or a queue has come up that one may be waiting for."""
         if any(consumer.is_lost for consumer in self._consumers):
+            call_each(self._on_loss)
             asyncio.get_running_loop().call_soon(self._resubscribe)
 
     # -- keeping it whole -------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class RabbitTransport:
         self._declared: dict[str, Queue] = {}
         self._consumers: list[RabbitConsumer] = []
         self._callbacks: list[Callable[[], None]] = []
+        self._loss_callbacks: list[Callable[[], None]] = []
 
     @property
     def is_durable(self) -> bool:
@@ -186,13 +187,18 @@ class RabbitTransport:
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
     ) -> Consumer:
-        consumer = RabbitConsumer(queue, on_delivery, prefetch=prefetch, on_end=self._trouble.set)
+        consumer = RabbitConsumer(
+            queue, on_delivery, prefetch=prefetch, on_end=self._on_consumer_loss
+        )
         await self._exchange(lambda session: consumer.subscribe(session.consuming))
         self._consumers = [other for other in self._consumers if not other.is_over]
         self._consumers.append(consumer)
         if not consumer.is_consuming:  # lost before it was among those that are looked after
             self._trouble.set()
         return consumer
+
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        self._loss_callbacks.append(callback)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -352,6 +358,11 @@ class RabbitTransport:
         if session is self._session and not self._closed:
             self._usable.clear()
             self._trouble.set()
+            call_each(self._loss_callbacks)
+
+    def _on_consumer_loss(self) -> None:
+        self._trouble.set()
+        call_each(self._loss_callbacks)
 
 
 async def _declare(queue: Queue, session: Session) -> None:

@@ -166,6 +166,14 @@ class Transport(Protocol):
         """What the broker says of the queue, `None` if there is none."""
         ...
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        """Call back as soon as a connection or a consumer is known to be lost.
+
+        What was delivered before may be somebody else's from now on, and nothing is delivered by
+        what comes back before this was called. It may be called more often than something is lost.
+        """
+        ...
+
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call back after every loss, once what was lost is back: the connection, or a consumer.
 
@@ -183,4 +191,4 @@ def call_each(callbacks: Iterable[Callable[[], None]]) -> None:
         try:
             callback()
         except Exception:
-            log.exception("a callback after a reconnect failed")
+            log.exception("a callback of who uses the transport failed")

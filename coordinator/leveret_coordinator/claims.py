@@ -6,6 +6,8 @@ published before, or a cancellation may have escaped the worker. Rules:
 - What has ended, waits or is parked is executed by nobody.
 - An attempt that was handed out before may have been executed, unheard. So its number is not used
   again: the claim is granted as the next attempt, and whatever the first one tells is refused.
+- Who has the first copy may not have started it yet, nor have heard that its connection is lost:
+  the verdict is held back until it has, or has heard that it is to stop.
 - An attempt whose holder lives stays with it. Its delivery is gone, so from now on it is leased.
 - An attempt whose holder is gone is lost, which counts, and the claim is granted as the next one.
 """
@@ -21,7 +23,8 @@ def judge(claim: Claim, worker: str, ledger: Ledger) -> None:
     run = ledger.run(claim.run)
     granted = None if run is None else _granted(run, claim, worker, ledger)
     verdict = Verdict(run=claim.run, attempt=claim.attempt, granted=granted)
-    ledger.judge(worker, verdict)
+    is_next = run is not None and granted is not None and granted == run.attempt + 1
+    ledger.judge(worker, verdict, is_hasty=is_next)
 
 
 def _granted(run: Run, claim: Claim, worker: str, ledger: Ledger) -> int | None:

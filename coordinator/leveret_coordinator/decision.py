@@ -44,6 +44,8 @@ class Judged:
 
     worker: str
     verdict: Verdict
+    is_hasty: bool = False
+    """Another worker may be about to start the same, and is to hear first that it must not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

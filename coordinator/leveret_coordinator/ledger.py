@@ -238,8 +238,9 @@ class Ledger:
         """Tell every worker to stop its attempts up to this one."""
         self._stops[run] = Stop(run=run, attempt=attempt)
 
-    def judge(self, worker: str, verdict: Verdict) -> None:
-        self._verdicts.append(Judged(worker=worker, verdict=verdict))
+    def judge(self, worker: str, verdict: Verdict, *, is_hasty: bool = False) -> None:
+        """Answer a claim. A hasty verdict is held back for a moment."""
+        self._verdicts.append(Judged(worker=worker, verdict=verdict, is_hasty=is_hasty))
 
     def suspect(self, worker: str) -> None:
         self._suspects[worker] = None

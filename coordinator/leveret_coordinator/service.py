@@ -37,6 +37,7 @@ from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
+from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import PendingRun, Timer
@@ -82,6 +83,7 @@ class CoordinatorService:
         self._look = Alarm(self._clock, self._wake.set)
         self._timers = Timers(self._clock, self._wake.set)
         self._recoverer = Recoverer(transport, self._clock, self._settings.recovery)
+        self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
@@ -156,7 +158,7 @@ class CoordinatorService:
         await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
-        for alarm in (self._pause_over, self._look, self._timers):
+        for alarm in (self._pause_over, self._look, self._timers, self._hesitation):
             alarm.clear()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
@@ -205,6 +207,9 @@ class CoordinatorService:
             self._publisher.open_backlog(self._open_catalog, self._generation)
         elif self._publisher.has_unpublishable:
             await self._fail_unpublishable()
+        elif self._hesitation.is_due:
+            due = self._hesitation.take_due()
+            await self._publisher.send(parcels.pack_control(due, (), self._generation))
         elif self._timers.is_due:
             await self._fire_timers()
         elif self._look.is_due:
@@ -303,11 +308,12 @@ class CoordinatorService:
             reply = await self._reply(question)
             answers.append(Answer(session=question.session, reply=reply))
         pending = await self._pending(decision)
+        verdicts = self._hesitation.hold(decision.verdicts)
         await self._publisher.send(
             [
                 *parcels.pack_stops(decision.stops),
                 *(parcels.pack_invocation(each, self._generation) for each in pending),
-                *parcels.pack_control(decision.verdicts, decision.joined, self._generation),
+                *parcels.pack_control(verdicts, decision.joined, self._generation),
                 *parcels.pack_answers(answers),
                 *map(parcels.pack_unknown, decision.unknown),
             ]

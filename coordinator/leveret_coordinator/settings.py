@@ -14,6 +14,8 @@ class CoordinatorSettings:
     worker_gone_after: float = 3.0
     """So does one that seems to have lost what it executes, when it has not been connected for so
     long."""
+    hesitate: float = 0.5
+    """How long a worker waits that is given what another one may be about to start."""
     look_every: float = 5.0
     """How often what may have gone wrong unheard is looked for."""
     vanished_after: float = 15.0

@@ -465,6 +465,37 @@ async def test_closing_gives_back_what_is_unsettled_in_order(
     assert [delivery.redelivered for delivery in deliveries] == [True, True, False, False]
 
 
+async def test_a_loss_is_told_before_anything_is_delivered_again(
+    world: World, transport: Transport
+) -> None:
+    told: list[str] = []
+    reconnected = asyncio.Event()
+    transport.on_loss(lambda: told.append("loss"))
+    transport.on_reconnect(reconnected.set)
+    await transport.declare(SIMPLE)
+    inbox = Inbox(lambda delivery: told.append(delivery.body.decode()))
+    await transport.consume(SIMPLE.name, inbox, prefetch=0)
+    await transport.publish(Outgoing(queue=SIMPLE.name, body=b"message"))
+    await inbox.take()
+    assert told == ["message"]
+    await world.drop_connections()
+    async with asyncio.timeout(PATIENCE):
+        await reconnected.wait()
+    await inbox.take()
+    assert set(told[1:-1]) == {"loss"}
+    assert told[-1] == "message"
+
+
+async def test_the_loss_of_a_queue_is_told_too(world: World, transport: Transport) -> None:
+    lost = asyncio.Event()
+    transport.on_loss(lost.set)
+    await transport.declare(SIMPLE)
+    await transport.consume(SIMPLE.name, Inbox(), prefetch=0)
+    await world.delete_queue(SIMPLE.name)
+    async with asyncio.timeout(PATIENCE):
+        await lost.wait()
+
+
 @KINDS
 async def test_after_a_lost_connection_consumers_come_back(
     world: World, transport: Transport, queue: Queue

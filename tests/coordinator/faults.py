@@ -72,6 +72,9 @@ class CrashingTransport:
     async def inspect(self, queue: str) -> QueueStatus | None:
         return await self._inner.inspect(queue)
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        self._inner.on_loss(callback)
+
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._inner.on_reconnect(callback)
 

@@ -25,6 +25,7 @@ from leveret_broker.messages import (
     Registered,
     RetryPolicy,
     RunOptions,
+    Stop,
     Verdict,
     Welcome,
 )
@@ -367,7 +368,13 @@ async def test_a_claim_is_answered_at_the_control_queue_of_its_worker_only(
         assert (answer.generation, answer.stop) == (None, ())
         joined = await _join(worker, registered.definitions[0].id, build.claim(ROOT))
         assert joined.generation is not None
-        assert joined.verdicts == (Verdict(run=ROOT, attempt=1, granted=2),)
+        assert joined.verdicts == (), "whoever has the first copy is to hear of it before"
+        [stop] = [control.stop for control in _told(worker) if control.stop]
+        assert stop == (Stop(run=ROOT, attempt=1),)
+        granted = Verdict(run=ROOT, attempt=1, granted=2)
+        began = clock.now()
+        await _let_pass_until(clock, lambda: _told(worker)[-1].verdicts == (granted,))
+        assert clock.now() - began >= peers.QUICK.hesitate
     assert [
         control.verdicts
         for delivery in caller.deliveries["control:w2"]

@@ -51,6 +51,7 @@ class Wire:
         self._closed = False
         self._asked: set[asyncio.Future[Any]] = set()
         self._callbacks: list[Callable[[], None]] = []
+        self._on_loss: list[Callable[[], None]] = []
         network.add(self)
 
     # -- the contract -----------------------------------------------------------------------------
@@ -107,6 +108,9 @@ class Wire:
 
     async def inspect(self, queue: str) -> QueueStatus | None:
         return await self._ask(lambda: self._end.inspect(queue))
+
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        self._on_loss.append(callback)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -174,6 +178,7 @@ class Wire:
             self._seen = epoch
             self._connected.clear()
             self._fail_asked(Lost())
+            call_each(self._on_loss)
 
     def _be_back(self, epoch: int) -> None:
         if epoch == self._seen and not self._closed:

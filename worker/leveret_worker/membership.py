@@ -49,6 +49,12 @@ class Membership:
         self._stop_asking()
         self._asking = asyncio.get_running_loop().create_task(self._ask_until_joined())
 
+    def leave(self) -> None:
+        """The connection is lost, and with it what the coordinator may say: all is to be claimed
+        until this worker has joined again."""
+        self._generation = None
+        self._joined.clear()
+
     def admit(self, generation: int) -> None:
         """The coordinator has answered."""
         log.info("joined", generation=generation)

@@ -135,6 +135,7 @@ class WorkerService:
         control = topology.control_queue(self.id)
         await self._transport.declare(topology.DEAD, topology.OUTCOMES, control)
         self._control = await self._transport.consume(control.name, self._on_control, prefetch=0)
+        self._transport.on_loss(self._on_loss)
         self._transport.on_reconnect(self._on_reconnect)
         await self._heart.start()
         await self._membership.join()
@@ -303,6 +304,12 @@ class WorkerService:
     def _ask_to_join(self) -> None:
         assert self._executor is not None, "the worker was started"
         self._reporter.join(self._heartbeat(), *claims_of_running(self._executor.running))
+
+    def _on_loss(self) -> None:
+        """What waits may be somebody else's from now on: it must not be started any more."""
+        if self._executor is not None and not self._is_leaving:
+            self._membership.leave()
+            self._executor.give_back_waiting()
 
     def _on_reconnect(self) -> None:
         """What waits may be somebody else's by now, and what executes as well."""

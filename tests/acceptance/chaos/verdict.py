@@ -7,6 +7,7 @@ from statistics import median
 
 from tests.acceptance.chaos import workload
 from tests.acceptance.chaos.evidence import ENDED, Evidence, Row
+from tests.acceptance.chaos.ledger import Line
 
 GROWTH = 100.0
 """MiB by which a process may grow from the first to the last third of its life."""
@@ -107,19 +108,29 @@ def every_call_is_one_run(evidence: Evidence) -> Iterator[Violation]:
 
 
 def finished_runs_are_not_executed_again(evidence: Evidence) -> Iterator[Violation]:
-    """No margin: an execution is begun before it can be recorded as ended, by the same clock."""
+    """No margin: an execution is begun before it can be recorded as ended, by the same clock.
+
+    When it was begun its worker says, and else its own first line. Between the two a worker may be
+    stopped (SIGSTOP) for as long as somebody likes: nothing can keep code from going on after that.
+    """
     for line in evidence.lines:
         row = evidence.rows.get(line.run)
         if row is None:
             yield Violation(what=f"executed and not in the catalog: {line}", run=line.run)
         elif row.state == "succeeded" and row.finished_at is not None and line.event == "start":
-            late = line.at - row.finished_at
+            late = min(line.at, _begun_at(row, line)) - row.finished_at
             if late > 0:
                 told = f"{line.name} was begun {late:.3f} s after its end as attempt {line.attempt}"
                 yield Violation(what=told, run=line.run)
             if line.attempt > row.attempt:
                 told = f"attempt {line.attempt} was begun, {row.attempt} is the one that ended it"
                 yield Violation(what=told, run=line.run)
+
+
+def _begun_at(row: Row, line: Line) -> float:
+    """When the worker began the attempt, as it told; the time of the line if it told nothing."""
+    told = [attempt["started_at"] for attempt in row.attempts if attempt["number"] == line.attempt]
+    return min((at for at in told if at is not None), default=line.at)
 
 
 def an_attempt_is_executed_once(evidence: Evidence) -> Iterator[Violation]:
