@@ -684,5 +684,7 @@ class Control(Wire):
     type: Literal["control"] = "control"
     stop: tuple[Stop, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    rejoin: bool = False
+    """To every worker: the coordinator was away, and what it had to say may be lost. Join again."""
     generation: int | None = None
     """Answers `join`: invocations of an earlier generation are to be claimed."""

@@ -178,6 +178,8 @@ class RabbitTransport:
                     lost.append(index)
                 else:
                     results[index] = result
+            if any(isinstance(result, Expired) for result in published):
+                await self._give_up(session)
             waiting = lost
             if waiting:
                 attempt += 1
@@ -240,6 +242,16 @@ class RabbitTransport:
         if session.is_alive:  # only a channel was lost: the next use opens another
             await asyncio.sleep(min(pause(attempt, self._jitter), deadline.remaining))
         else:
+            self._on_loss(session)
+
+    async def _give_up(self, session: Session) -> None:
+        """A broker that confirms nothing may do so on this connection only.
+
+        A quorum queue that broke blocks the connection that publishes to it, for all queues.
+        """
+        if session is self._session and session.is_alive:
+            log.warning("the broker confirmed nothing in time: connecting anew")
+            await session.close()
             self._on_loss(session)
 
     def _check_open(self) -> None:

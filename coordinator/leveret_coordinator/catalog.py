@@ -18,6 +18,7 @@ from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import CatalogConflict
 from leveret_coordinator.facts import Facts, Needs
 from leveret_coordinator.records import (
+    TIMERS,
     Attempt,
     ChangedRun,
     Confirmed,
@@ -28,6 +29,7 @@ from leveret_coordinator.records import (
     PendingRun,
     Run,
     Timer,
+    TimerKind,
     Vanished,
     Waiter,
     Worker,
@@ -345,8 +347,10 @@ class Catalog:
         due: float | None = await self.value("next_due")
         return due
 
-    async def timers_due(self, *, now: float, most: int) -> list[Timer]:
-        found = await self.rows("timers_due", now=now, most=most)
+    async def timers_due(
+        self, *, now: float, kinds: Sequence[TimerKind] = TIMERS, most: int
+    ) -> list[Timer]:
+        found = await self.rows("timers_due", now=now, kinds=_array(kinds), most=most)
         return [Timer(run=row["run"], kind=row["kind"], due_at=row["due_at"]) for row in found]
 
     async def put_off(self, timer: Timer, *, until: float) -> None:

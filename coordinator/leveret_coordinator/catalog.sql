@@ -157,7 +157,7 @@ LEFT JOIN attempts
 WHERE runs.id IN (SELECT value FROM json_each(:ids));
 
 -- name: runs_below(ids)
--- Each run asked for and all below it, ended ones too: a run may be made below one that has ended.
+-- Each run asked for and all below it that has not ended, though something between may have.
 WITH RECURSIVE below (top, seq, id) AS (
     SELECT id, seq, id FROM runs WHERE id IN (SELECT value FROM json_each(:ids))
     UNION
@@ -174,6 +174,7 @@ FROM below
 JOIN runs ON runs.seq = below.seq
 LEFT JOIN attempts
     ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running'
+WHERE runs.finished_at IS NULL OR runs.id = below.top
 ORDER BY runs.seq;
 
 -- name: lost_attempts(ids)
@@ -288,11 +289,11 @@ INSERT OR REPLACE INTO timers (seq, kind, due_at) SELECT seq, :kind, :due_at FRO
 -- name: next_due()$
 SELECT min(due_at) FROM timers;
 
--- name: timers_due(now, most)
+-- name: timers_due(now, kinds, most)
 SELECT runs.id AS run, timers.kind, timers.due_at
 FROM timers
 JOIN runs ON runs.seq = timers.seq
-WHERE timers.due_at <= :now
+WHERE timers.due_at <= :now AND timers.kind IN (SELECT value FROM json_each(:kinds))
 ORDER BY timers.due_at
 LIMIT :most;
 

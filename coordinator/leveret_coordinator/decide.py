@@ -165,6 +165,9 @@ class _Deciding:
                 self._ledger.change(run, "requeued")
                 self._ledger.repeat(run.id)
             case Orphan() if run.holder is not None and run.holder.worker == message.worker:
+                worker = self._ledger.worker(message.worker)
+                if worker is not None and worker.is_alive:
+                    return  # it was heard meanwhile
                 if ending.lose_worker(run, self._ledger):
                     opening.requeue(self._ledger.run(run.id) or run, self._ledger)
                     self._ledger.stop(run.id, run.attempt)

@@ -136,8 +136,8 @@ def lose(run: Run, reason: str, ledger: Ledger, *, host: str | None) -> bool:
 
 
 def _was_steady(run: Run, now: float) -> bool:
-    holder = run.holder
-    return run.kind == "workflow" and holder is not None and now - holder.started_at >= STEADY_AFTER
+    # By the time at which the coordinator heard of it: the worker's clock may be another one.
+    return run.kind == "workflow" and run.state == "running" and now - run.since >= STEADY_AFTER
 
 
 def _lost_for_good(run: Run, losses: int, ledger: Ledger) -> str:

@@ -66,6 +66,7 @@ class Ledger:
         self._ended = {finished.run: finished for finished in facts.ended}
         self._changed_definitions: dict[str, Definition] = {}
         self._new_runs: dict[str, NewRun] = {}
+        self._new_children: dict[str, list[str]] = {}
         self._new_waiters: list[Waiter] = []
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._ends: dict[str, End] = {}
@@ -109,6 +110,8 @@ class Ledger:
     def insert(self, new: NewRun) -> None:
         self._runs[new.run.id] = new.run
         self._new_runs[new.run.id] = new
+        if new.run.parent is not None:
+            self._new_children.setdefault(new.run.parent, []).append(new.run.id)
 
     def change(self, run: Run, event: states.Event | None = None, **fields: Any) -> Run:
         """The run with other values, in the state that follows from an event.
@@ -125,9 +128,11 @@ class Ledger:
         """A run to stop and all below it, those without what has ended."""
         tree = self._below[top]
         tree.setdefault(top)
-        for new in self._new_runs.values():  # in the order of their insertion: parents first
-            if new.run.parent in tree:
-                tree[new.run.id] = None
+        unseen = list(tree)
+        while unseen:
+            made = self._new_children.get(unseen.pop(0), ())
+            unseen += [run for run in made if run not in tree]
+            tree.update(dict.fromkeys(made))
         runs = (self._runs[run] for run in tree if run in self._runs)
         return [run for run in runs if not states.has_ended(run.state)]
 

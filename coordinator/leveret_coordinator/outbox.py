@@ -40,6 +40,8 @@ class Sent:
     """Whether the broker took something of it."""
     deaf: frozenset[str] = frozenset()
     """Work queues that exist and took nothing."""
+    silent: frozenset[str] = frozenset()
+    """Those of them about which the broker said nothing at all until the deadline."""
 
     def __add__(self, other: "Sent") -> "Sent":
         return Sent(
@@ -48,6 +50,7 @@ class Sent:
             has_failed=self.has_failed or other.has_failed,
             has_sent=self.has_sent or other.has_sent,
             deaf=self.deaf | other.deaf,
+            silent=self.silent | other.silent,
         )
 
 
@@ -57,6 +60,10 @@ class Outbox:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._unsent: deque[Parcel] = deque(maxlen=MOST_UNSENT)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
 
     def take_unsent(self) -> list[Parcel]:
         """What failed and isn't in the catalog, to be sent again."""
@@ -85,7 +92,8 @@ class Outbox:
             confirmed=_sum(settled),
             has_failed=bool(failed),
             has_sent=bool(settled),
-            deaf=_deaf(failed),
+            deaf=_queues(failed, errors.BrokerBlocked) | _queues(failed, errors.Expired),
+            silent=_queues(failed, errors.Expired),
         )
         return sent + await self._replace(refused) if refused else sent
 
@@ -172,6 +180,11 @@ class Backlog:
         self.has_failed = False
         """Whether something of it is to be sent again later."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something is left to be sent that the catalog doesn't remember."""
+        return bool(self._unsent)
+
     async def next_page(self) -> list[Parcel]:
         """What comes next, whatever became of the page before. Empty at the end."""
         unsent, self._unsent = self._unsent, ()
@@ -195,11 +208,14 @@ def _never_published(parcel: Parcel, reason: str) -> tuple[RefusedAttempt, ...]:
     )
 
 
-def _deaf(failed: Sequence[tuple[Parcel, TransportError]]) -> frozenset[str]:
+def _queues(
+    failed: Sequence[tuple[Parcel, TransportError]], kind: type[TransportError]
+) -> frozenset[str]:
+    """The work queues that failed like this."""
     return frozenset(
         parcel.message.queue or ""
         for parcel, error in failed
-        if parcel.is_invocation and isinstance(error, errors.BrokerBlocked | errors.Expired)
+        if parcel.is_invocation and isinstance(error, kind)
     )
 
 

@@ -100,6 +100,13 @@ def pack_stops(stops: Sequence[Stop]) -> list[Parcel]:
     ]
 
 
+def pack_rejoin() -> Parcel:
+    """To every worker, when a coordinator starts: its predecessor may have died before it told what
+    it had decided to stop."""
+    body = codec.encode(Control(rejoin=True))
+    return Parcel(message=Outgoing(body=body, fanout=topology.CONTROL, persistent=False))
+
+
 def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: int) -> list[Parcel]:
     """To each worker what it asked."""
     verdicts: dict[str, list[Verdict]] = {worker: [] for worker in joined}
@@ -206,10 +213,8 @@ def _shortened_end(end: Finished, reason: str) -> Finished | None:
     if end.result is not None:
         text = f"the result of {len(end.result)} bytes is too large for the broker: {reason}"
         failure = Failure(type=PAYLOAD_ERROR, message=text)
-        return Finished(run=end.run, state="failed", failure=failure)
-    if end.failure is None:
-        shortened = Finished(run=end.run, state=end.state)
-    else:
-        failure = Failure(type=end.failure.type, message=end.failure.message[:LONGEST_MESSAGE])
-        shortened = Finished(run=end.run, state=end.state, failure=failure)
+        return end.model_copy(update={"state": "failed", "result": None, "failure": failure})
+    told = end.failure
+    brief = told and Failure(type=told.type, message=told.message[:LONGEST_MESSAGE])
+    shortened = end.model_copy(update={"error": None, "failure": brief})
     return shortened if shortened != end else None

@@ -74,6 +74,11 @@ class Publisher:
         return self._backlog is not None or self._retry.is_set
 
     @property
+    def owes_answers(self) -> bool:
+        """Whether something is to go out again that the catalog doesn't remember."""
+        return self._outbox.has_unsent or (self._backlog is not None and self._backlog.has_unsent)
+
+    @property
     def has_unpublishable(self) -> bool:
         return bool(self._unpublishable)
 
@@ -116,15 +121,20 @@ class Publisher:
         if sent.has_sent:
             self._sent_at = now
         for queue in {parcel.message.queue or "" for parcel in packed if parcel.is_invocation}:
-            if queue in sent.deaf:
+            if queue in sent.silent:  # for as long as a publication may take
+                self._deaf[queue] = float("-inf")
+            elif queue in sent.deaf:
                 self._deaf.setdefault(queue, now)
             else:
                 self._deaf.pop(queue, None)
 
     def deaf_queues(self, *, since: float) -> list[str]:
-        """Work queues that have taken nothing since then, though the broker took other messages."""
+        """Work queues that have taken nothing since then, though the broker took other messages.
+
+        A queue that keeps the broker from answering at all may keep it from taking others.
+        """
         deaf = [queue for queue, first in self._deaf.items() if first <= since]
-        return [queue for queue in deaf if self._sent_at > self._deaf[queue]]
+        return [q for q in deaf if self._sent_at > self._deaf[q] or self._deaf[q] == float("-inf")]
 
     def forget_deaf(self, queue: str) -> None:
         """It was mended."""

@@ -1,7 +1,7 @@
 """What the catalog's rows mean, as values."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
@@ -23,6 +23,7 @@ STEP, STEP_VERSION = "leveret.step", "1"
 """The definition of a project's steps."""
 
 TimerKind = Literal["retry", "sleep", "total", "queue"]
+TIMERS: tuple[TimerKind, ...] = get_args(TimerKind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

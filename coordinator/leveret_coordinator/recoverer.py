@@ -1,9 +1,11 @@
 """Looks for what went wrong unheard: workers that are gone, invocations that vanished.
 
 Silence counts only while this coordinator listens, and only once it has heard all there is to hear:
-a heartbeat may wait behind a thousand submissions. Three signs tell that a worker is gone, and make
-its attempts orphans: it said goodbye, its heartbeat is old, or nobody consumes its control queue
-for a while. The last is quicker, and is looked at when there is a reason to suspect.
+a heartbeat may wait behind a thousand submissions. It does not listen while its process stands
+still, nor while nobody at all is heard: then it is the broker that takes nothing. Three signs tell
+that a worker is gone, and make its attempts orphans: it said goodbye, its heartbeat is old, or
+nobody consumes its control queue for a while. The last is quicker, and is looked at when there is a
+reason to suspect.
 
 A queue that lost messages has fewer of them, with what its workers hold, than the catalog says.
 What was published long ago is then published again, as a copy that is claimed before it is started:
@@ -26,6 +28,8 @@ MOST = 500
 """Orphans, or vanished invocations of a queue, that one look deals with."""
 MOST_GONE = 1000
 """Workers that are remembered as gone; after a while their silence says the same."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two looks beyond those planned, after which this process counts as stopped."""
 LOOK_AGAIN_AFTER = 1.0
 """Seconds to the next look while something is suspected."""
 
@@ -53,7 +57,7 @@ class Recoverer:
         self._transport = transport
         self._clock = clock
         self._settings = settings
-        self._listening_since = clock.now()
+        self._listening_since = self._heard_at = self._turned_at = clock.now()
         self._suspects: dict[str, float | None] = {}
         """Since when nobody consumes their control queue, as far as it was looked at."""
         self._gone: dict[str, None] = {}
@@ -68,15 +72,39 @@ class Recoverer:
     @property
     def alive(self) -> Liveness:
         """Who counts as alive now: everybody until there was time to hear of all."""
+        self._turn()
         now, silent_after = self._clock.now(), self._settings.worker_silent_after
         has_listened = now - self._listening_since >= silent_after
-        since = now - silent_after if has_listened else float("-inf")
+        is_heard = now - self._heard_at <= self._settings.worker_late_after
+        since = now - silent_after if has_listened and is_heard else float("-inf")
         return Liveness(since=since, gone=tuple(self._gone))
 
+    @property
+    def has_listened(self) -> bool:
+        """Whether it listens for long enough that nothing it is told can still be on its way here,
+        unless it waits in a queue."""
+        self._turn()
+        return self._clock.now() - self._listening_since >= LOOK_AGAIN_AFTER
+
     def listen(self) -> None:
-        """The connection was away: silence counts from now on."""
-        self._listening_since = self._clock.now()
+        """The connection was away, or this process: silence counts from now on."""
+        self._listening_since = self._heard_at = self._clock.now()
         self._suspects = dict.fromkeys(self._suspects)
+
+    def hear(self) -> None:
+        """A worker was heard. If none was for long, then it was not the workers that were away:
+        a broker that is out of memory, say, takes heartbeats from nobody."""
+        now = self._clock.now()
+        if now - self._heard_at > self._settings.worker_late_after:
+            self.listen()
+        self._heard_at = now
+
+    def _turn(self) -> None:
+        """Notice that this process did not run for a while, or that its clock was set."""
+        now, before = self._clock.now(), self._turned_at
+        self._turned_at = now
+        if not 0 <= now - before <= self._settings.look_every + LONGEST_PAUSE:
+            self.listen()
 
     def suspect(self, workers: Iterable[str]) -> None:
         for worker in workers:
@@ -91,8 +119,9 @@ class Recoverer:
 
     async def look(self, catalog: Catalog) -> list[Orphan | Vanished]:
         """What is to be mended. Nothing if the broker can't be asked."""
+        self._turn()
         try:
-            if not await self._has_heard_all():
+            if not await self.has_heard_all():
                 return []
             await self._look_at_suspects(catalog)
             return [*await self._orphans(catalog), *await self._vanished(catalog)]
@@ -100,7 +129,8 @@ class Recoverer:
             log.info("can't look after runs now", reason=str(error))
             return []
 
-    async def _has_heard_all(self) -> bool:
+    async def has_heard_all(self) -> bool:
+        """Whether nothing waits for this coordinator. Raises `TransportError`."""
         for queue in (topology.REQUESTS, topology.OUTCOMES):
             status = await self._transport.inspect(queue.name)
             if status is None or status.messages:

@@ -41,7 +41,7 @@ from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import PendingRun, Timer
-from leveret_coordinator.recoverer import Recoverer
+from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
 from leveret_coordinator.timers import Timers
@@ -87,7 +87,10 @@ class CoordinatorService:
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
+        self._owed: list[Delivery] = []
+        """Dealt with, and not answered."""
         self._stopping = False
+        self._is_announced = False
         self._catalog: Catalog | None = None
         self._consumers: list[Consumer] = []
         self._loop: asyncio.Task[None] | None = None
@@ -168,6 +171,9 @@ class CoordinatorService:
                 log.warning("consumer not cancelled", error=str(error))
         while self._inbox:
             self._inbox.popleft().nack()
+        owed, self._owed = self._owed, []
+        for delivery in owed:
+            delivery.nack()
         await self._publisher.close()
         catalog, self._catalog = self._catalog, None
         if catalog is not None:
@@ -203,7 +209,26 @@ class CoordinatorService:
 
     async def _step(self) -> None:
         """Do what is due, or wait until something is."""
-        if self._publisher.is_backlog_due:
+        if await self._do_what_is_due():
+            return
+        if self._publisher.has_backlog or self._inbox:
+            if self._publisher.has_backlog:
+                await self._publisher.publish_page(self._open_catalog)
+                self._settle_owed()
+            if self._inbox:
+                await self._round(self._take())
+        elif self._publisher.is_confirmation_due:
+            await self._publisher.write_confirmed(self._open_catalog)
+        else:
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _do_what_is_due(self) -> bool:
+        """Whether there was something."""
+        if not self._is_announced:
+            await self._publisher.send([parcels.pack_rejoin()])
+            self._is_announced = True
+        elif self._publisher.is_backlog_due:
             self._publisher.open_backlog(self._open_catalog, self._generation)
         elif self._publisher.has_unpublishable:
             await self._fail_unpublishable()
@@ -214,16 +239,9 @@ class CoordinatorService:
             await self._fire_timers()
         elif self._look.is_due:
             await self._recover()
-        elif self._publisher.has_backlog or self._inbox:
-            if self._publisher.has_backlog:
-                await self._publisher.publish_page(self._open_catalog)
-            if self._inbox:
-                await self._round(self._take())
-        elif self._publisher.is_confirmation_due:
-            await self._publisher.write_confirmed(self._open_catalog)
         else:
-            self._wake.clear()
-            await self._wake.wait()
+            return False
+        return True
 
     def _take(self) -> list[Delivery]:
         """What is waiting, as much as fits a batch."""
@@ -274,8 +292,20 @@ class CoordinatorService:
         if not received:
             return
         await self._deal_with([each.message for each in received])
-        for each in received:
-            each.delivery.ack()
+        self._owed += [each.delivery for each in received]
+        self._settle_owed()
+
+    def _settle_owed(self) -> None:
+        """Acknowledge what was dealt with, unless an answer to it could not be sent yet.
+
+        What the catalog doesn't remember would be lost with this process. Asked for once more, it
+        is answered as before.
+        """
+        if self._publisher.owes_answers:
+            return
+        owed, self._owed = self._owed, []
+        for delivery in owed:
+            delivery.ack()
 
     async def _deal_with(self, messages: Sequence[Message]) -> None:
         """Decide, commit, publish."""
@@ -293,6 +323,8 @@ class CoordinatorService:
 
     def _note_workers(self, decision: Decision) -> None:
         self._recoverer.welcome(decision.joined)
+        if decision.heartbeats:
+            self._recoverer.hear()
         if decision.joined:
             self._generation += 1
         if decision.suspects:
@@ -346,7 +378,8 @@ class CoordinatorService:
 
     async def _fire_timers(self) -> None:
         """Do what is due. Without the catalog it stays due; what fails by itself is put off."""
-        due = await self._timers.due(self._open_catalog)
+        everything = await self._may_lose_patience()
+        due = await self._timers.due(self._open_catalog, with_timeouts=everything)
         try:
             if due:
                 await self._deal_with(due)
@@ -356,7 +389,18 @@ class CoordinatorService:
             log.exception("timers failed, each is tried alone", error=str(error))
             for timer in due:
                 await self._fire_alone(timer)
-        await self._timers.expect_next(self._open_catalog)
+        await self._timers.expect_next(
+            self._open_catalog, pause=0.0 if everything else LOOK_AGAIN_AFTER
+        )
+
+    async def _may_lose_patience(self) -> bool:
+        """Whether timeouts may pass: not while the news that they are kept may wait to be heard."""
+        if self._inbox or not self._recoverer.has_listened:
+            return False
+        try:
+            return await self._recoverer.has_heard_all() and not self._inbox
+        except TransportError:
+            return False
 
     async def _fire_alone(self, timer: Timer) -> None:
         try:
@@ -374,6 +418,8 @@ class CoordinatorService:
         try:
             if not self._inbox:
                 found = await self._recoverer.look(self._open_catalog)
+                if self._inbox:  # what came meanwhile may be a sign of life
+                    await self._round(self._take())
                 for start in range(0, len(found), self._settings.largest_batch):
                     await self._deal_with(found[start : start + self._settings.largest_batch])
                 await self._mend_queues()

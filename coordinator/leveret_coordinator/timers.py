@@ -5,10 +5,15 @@ from collections.abc import Callable, Iterable
 from leveret_broker.clock import Clock
 from leveret_coordinator.alarm import Alarm
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.records import Timer
+from leveret_coordinator.records import Timer, TimerKind
 
 MOST = 500
 """Timers that one batch deals with."""
+
+WAKING: tuple[TimerKind, ...] = ("retry", "sleep")
+"""What somebody waits for."""
+TIMEOUTS: tuple[TimerKind, ...] = ("total", "queue")
+"""What ends a run, unless there is news of it."""
 
 LONGEST = 60.0
 """Seconds after which the catalog is looked at again at the latest: clocks may be set."""
@@ -31,16 +36,18 @@ class Timers:
         for timer in timers:
             self._expect(timer.due_at)
 
-    async def due(self, catalog: Catalog) -> list[Timer]:
-        """Those that are due now. Stays due until the next is expected."""
-        return await catalog.timers_due(now=self._clock.now(), most=MOST)
+    async def due(self, catalog: Catalog, *, with_timeouts: bool) -> list[Timer]:
+        """Those that are due, with or without timeouts. Stays due until the next is expected."""
+        kinds = [*WAKING, *TIMEOUTS] if with_timeouts else WAKING
+        return await catalog.timers_due(now=self._clock.now(), kinds=kinds, most=MOST)
 
-    async def expect_next(self, catalog: Catalog) -> None:
-        """Wake for the next one that the catalog has, which may be due already."""
+    async def expect_next(self, catalog: Catalog, *, pause: float = 0.0) -> None:
+        """Wake for the next one that the catalog has, which may be due already; but not before so
+        many seconds have passed."""
         due_at = await catalog.next_due()
         self.clear()
         if due_at is not None:
-            self._expect(due_at)
+            self._expect(max(due_at, self._clock.now() + pause) if pause else due_at)
 
     def clear(self) -> None:
         self._alarm.clear()

@@ -118,6 +118,8 @@ class Call(Coroutine[Any, Any, R_co]):
     def request_cancel(self) -> None:
         """Ask that its run be stopped, unless another worker goes on with the caller."""
         if self._run is not None and (self.caller is None or not self.caller.abandoned):
+            if self.caller is not None:
+                self.caller.note_stopped(self._run.id)
             self._run.request_cancel(caller=self._calling)
 
     @property

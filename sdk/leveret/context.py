@@ -39,6 +39,8 @@ class RunContext:
         default_factory=dict[tuple[str, str], tuple[str | None, str]]
     )
     """The hash of the arguments that each key was used with, and how they look."""
+    _stopped: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    """Runs that this attempt has stopped, or that somebody waits for it to stop."""
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict[str, asyncio.Lock])
 
     def next_ordinal(self, callee: str, identity: str) -> int:
@@ -46,6 +48,14 @@ class RunContext:
         ordinal = self._ordinals[callee, identity]
         self._ordinals[callee, identity] += 1
         return ordinal
+
+    def note_stopped(self, run: str) -> None:
+        """This attempt's own code has stopped what it had called."""
+        self._stopped.setdefault(run, asyncio.Event()).set()
+
+    async def until_stopped(self, run: str) -> None:
+        """Return when this attempt has stopped a run that it called, as an earlier one had."""
+        await self._stopped.setdefault(run, asyncio.Event()).wait()
 
     def turn(self, step: str) -> asyncio.Lock:
         """Held while the step of this id is done."""

@@ -77,7 +77,7 @@ def type_name(kind: type) -> str:
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as failed:  # a `__str__` of the user's
+    except BaseException as failed:  # a `__str__` of the user's, which may try to leave as well
         text = f"<its __str__ raised {type(failed).__name__}>"
     return _readable(
         text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}… (shortened)"
@@ -89,7 +89,7 @@ def _traceback(error: BaseException) -> str:
         shown = tracebacks.TracebackException.from_exception(error)
         _keep_users_frames(shown)
         text = "".join(shown.format()).replace(_HEADING, "")
-    except Exception as failed:  # hooks of the user's exception, or of its notes
+    except BaseException as failed:  # hooks of the user's exception, or of its notes
         text = f"{type_name(type(error))}: (no traceback: {type(failed).__name__})\n"
     if len(text) > _LONGEST_TRACEBACK:
         text = f"(shortened) …{text[-_LONGEST_TRACEBACK:]}"

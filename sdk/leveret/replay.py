@@ -3,7 +3,7 @@
 Two kinds of ends are told by cancelling the code, not by an answer:
 
 - The call was stopped by this run's own code, in an earlier attempt: a timeout around the await, or
-  the failure of another call. What stopped it then stops it again.
+  the failure of another call. What stopped it then stops it again; then all who await it are told.
 - The run itself has ended, and the call with it: the code is about to be cancelled.
 """
 
@@ -24,6 +24,6 @@ async def wait_if_stopped_otherwise(end: "Finished | None", caller: "RunContext 
     if end is None or caller is None or caller.kind != "workflow" or end.state != "cancelled":
         return
     if end.stopped_by is not None and end.stopped_by < caller.attempt:
-        await asyncio.get_running_loop().create_future()
+        await caller.until_stopped(end.run)
     elif end.has_parent_ended:  # what an ended run has left behind is cancelled by nobody
         await asyncio.sleep(CANCELLED_WITHIN)

@@ -218,7 +218,7 @@ class Session:
                 for run, (parent, attempt) in callers
             ),
         )
-        self._spawn(self._send(message, ()))
+        self._spawn(self._send(message, (), insist=True))
 
     async def _send(
         self, message: messages.Wire, runs: tuple[str, ...], *, insist: bool = False
@@ -303,10 +303,12 @@ class Session:
         def send() -> None:
             self._runs.cancel_held(run)
             for submission in self._waiting:
-                if submission.run == run:  # not sent yet, so it is not sent at all
+                if submission.run == run:
+                    # Not sent yet, so it is not sent at all. There may be a run all the same, which
+                    # an earlier attempt at its workflow, or another user of its key, has made.
                     self._waiting.remove(submission)
                     self._runs.cancel_unsent(run)
-                    return
+                    break
             if not self._to_cancel:
                 asyncio.get_running_loop().call_soon(self._send_cancels)
             self._to_cancel[run] = caller

@@ -187,6 +187,7 @@ async def _slept(place: Place, delay: float) -> None:
         _opened(place, await _submitted(place, record))
     except asyncio.CancelledError:
         if not place.caller.abandoned:
+            place.caller.note_stopped(place.run)
             caller = (place.caller.run, place.caller.attempt)
             _connection(place).session.cancel(place.run, caller=caller)
         raise

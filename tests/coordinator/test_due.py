@@ -86,7 +86,9 @@ def _invocations(worker: peers.Peer) -> list[Invocation]:
 
 
 def _told(worker: peers.Peer) -> list[Control]:
-    return [codec.decode(delivery.body, Control) for delivery in worker.deliveries["control:w"]]
+    """What it was told, but for what every coordinator says first."""
+    told = [codec.decode(delivery.body, Control) for delivery in worker.deliveries["control:w"]]
+    return [control for control in told if not control.rejoin]
 
 
 async def _fail_once(caller: peers.Caller, worker: peers.Peer) -> None:

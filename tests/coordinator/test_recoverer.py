@@ -64,6 +64,14 @@ class _Scene:
         for _ in range(messages):
             await self.transport.publish(Outgoing(body=b"x", queue=queue))
 
+    def let_pass(self, seconds: float) -> None:
+        """Time in which the coordinator looks around and hears others."""
+        while seconds > 0:
+            self.clock.jump(min(seconds, 4.0))
+            self.recoverer.hear()
+            assert self.recoverer.alive
+            seconds -= 4.0
+
     async def look(self) -> list[Orphan | Vanished]:
         return await self.recoverer.look(self.catalog)
 
@@ -71,7 +79,7 @@ class _Scene:
         """All that was found by looks a second apart."""
         found: list[Orphan | Vanished] = []
         for _ in range(int(seconds)):
-            self.clock.jump(1.0)
+            self.let_pass(1.0)
             found += await self.look()
         return found
 
@@ -90,9 +98,42 @@ async def scene(catalog: Catalog, broker: MemoryBroker) -> AsyncIterator[_Scene]
 async def test_the_attempts_of_a_silent_worker_are_orphans(scene: _Scene) -> None:
     await scene.executing()
     await scene.consume_control()
-    scene.clock.jump(SILENT)
+    scene.let_pass(SILENT)
     assert await scene.look() == []
-    scene.clock.jump(0.1)
+    scene.let_pass(0.1)
+    assert await scene.look() == [ORPHAN]
+
+
+async def test_nobody_is_dead_because_this_process_stood_still(scene: _Scene) -> None:
+    await scene.executing()
+    await scene.consume_control()
+    scene.let_pass(SILENT)
+    scene.clock.jump(SILENT)  # no turn, no look: a stopped process, a laptop that slept
+    assert await scene.look() == []
+    scene.let_pass(SILENT + 0.1)
+    assert await scene.look() == [ORPHAN]
+
+
+async def test_nobody_is_dead_because_the_clock_was_set_back(scene: _Scene) -> None:
+    await scene.executing()
+    await scene.consume_control()
+    scene.clock.jump(-3600.0)
+    scene.let_pass(SILENT + 1)
+    await scene.hear()
+    assert await scene.look() == []
+    scene.let_pass(SILENT + 1)
+    assert await scene.look() == [ORPHAN]
+
+
+async def test_nobody_is_dead_while_nobody_at_all_is_heard(scene: _Scene) -> None:
+    await scene.executing()
+    await scene.consume_control()
+    for _ in range(20):  # a broker that is out of memory takes no heartbeats
+        scene.clock.jump(4.0)
+        assert await scene.look() == []
+    scene.recoverer.hear()
+    assert await scene.look() == [], "whoever is heard first is not the only one that lives"
+    scene.let_pass(SILENT + 0.1)
     assert await scene.look() == [ORPHAN]
 
 
@@ -116,13 +157,13 @@ async def test_nobody_is_silent_until_the_coordinator_has_listened_long_enough(
 ) -> None:
     await scene.executing()
     await scene.consume_control()
-    scene.clock.jump(1000.0)
+    scene.let_pass(1000.0)
     scene.recoverer.listen()
     assert await scene.look() == []
     assert scene.recoverer.alive.since == float("-inf")
-    scene.clock.jump(SILENT - 0.1)
+    scene.let_pass(SILENT - 0.1)
     assert await scene.look() == []
-    scene.clock.jump(0.1)
+    scene.let_pass(0.1)
     assert await scene.look() == [ORPHAN]
 
 
@@ -131,7 +172,7 @@ async def test_nobody_is_dead_while_there_is_more_to_hear(scene: _Scene, queue: 
     await scene.executing()
     scene.recoverer.suspect(["w"])
     await scene.put(queue, 1)
-    scene.clock.jump(10 * SILENT)
+    scene.let_pass(10 * SILENT)
     assert await scene.looks(10) == []
     await scene.transport.consume(queue, lambda delivery: delivery.ack(), prefetch=0)
     await peers.until_empty(scene.transport, queue)
@@ -145,7 +186,7 @@ async def test_nobody_is_dead_while_the_broker_can_not_be_asked(
         raise Expired("the broker did not answer")
 
     await scene.executing()
-    scene.clock.jump(10 * SILENT)
+    scene.let_pass(10 * SILENT)
     with monkeypatch.context() as patch:
         patch.setattr(scene.transport, "inspect", expire)
         assert await scene.look() == []
@@ -215,7 +256,7 @@ async def test_a_worker_that_is_late_is_suspected_and_gone_before_it_is_silent(
     scene: _Scene,
 ) -> None:
     await scene.executing()
-    scene.clock.jump(LATE)
+    scene.let_pass(LATE)
     assert await scene.look() == []
     assert scene.recoverer.pause == SETTINGS.look_every
     found = await scene.looks(1 + GONE)
@@ -320,7 +361,7 @@ async def test_what_a_worker_takes_between_two_heartbeats_has_not_vanished(scene
 async def test_messages_that_a_dead_worker_held_are_not_counted(scene: _Scene) -> None:
     await scene.submit(R1)
     await scene.hear(held=1)
-    scene.clock.jump(SILENT + 1)
+    scene.let_pass(SILENT + 1)
     assert set(await scene.looks(LONG)) == _vanished(R1)
 
 

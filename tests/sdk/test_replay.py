@@ -53,3 +53,13 @@ async def test_what_was_stopped_with_its_caller_or_by_it_is_told_by_cancelling(
 ) -> None:
     assert not await _is_told(end, _caller())
     assert await _is_told(end, None), "outside of a workflow nothing is replayed"
+
+
+async def test_an_await_is_told_once_this_attempt_has_stopped_the_call_as_well() -> None:
+    caller = _caller()
+    end = Finished(run="run_2", state="cancelled", stopped_by=1)
+    waiting = asyncio.ensure_future(wait_if_stopped_otherwise(end, caller))
+    assert not await _is_told(end, caller)
+    caller.note_stopped("run_2")
+    await asyncio.wait_for(waiting, 5)
+    assert await _is_told(end, caller), "and so is who awaits it later"

@@ -11,7 +11,7 @@ from leveret.errors import CoordinatorUnreachable, PayloadError
 from leveret.pending import Pending
 from leveret.session import Session
 from leveret_broker import codec, identifiers, messages, topology
-from leveret_broker.errors import BrokerBlocked, Refused
+from leveret_broker.errors import BrokerBlocked, Refused, TransportError
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.transport import Outgoing
@@ -409,3 +409,36 @@ async def test_arguments_that_the_broker_refuses_fail_their_run_only(site: Site)
         type(None),
     ]
     assert "20000 bytes" in str(pending[1].error)
+
+
+async def test_a_cancellation_outlasts_a_broker_that_takes_nothing(site: Site) -> None:
+    submission = site.submission()
+    pending = site.session.submit(submission)
+    await accepted(pending)
+    site.broker.block()
+    site.session.cancel(submission.run)
+    with pytest.raises(TransportError):  # for longer than a publication may take
+        await site.transport.publish(Outgoing(queue=topology.REQUESTS.name, body=b""))
+    site.broker.unblock()
+    end = await ended(pending)
+    assert isinstance(end, messages.Finished)
+    assert end.state == "cancelled"
+
+
+async def test_what_is_stopped_before_it_was_sent_again_is_stopped_where_it_runs(
+    site: Site,
+) -> None:
+    parent = site.submission()
+    child = site.submission(parent=parent.run)
+    earlier = site.new_session()
+    await earlier.start()
+    await accepted(earlier.submit(parent))
+    before = earlier.submit(child)
+    await accepted(before)
+    again = site.session.submit(child)
+    site.session.cancel(child.run, caller=(parent.run, 1))
+    for pending in (again, before):
+        end = await ended(pending)
+        assert isinstance(end, messages.Finished)
+        assert end.state == "cancelled"
+    await earlier.stop()

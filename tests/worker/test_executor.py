@@ -2,7 +2,9 @@
 
 import asyncio
 
+from leveret_broker import messages
 from tests.worker.bench import QUEUE, Bench, crunch, flow
+from tests.worker.clocks import settle
 
 
 async def test_no_more_execute_than_there_are_slots(bench: Bench) -> None:
@@ -174,3 +176,18 @@ async def test_a_result_that_the_broker_refuses_fails_its_run_only(bench: Bench)
     assert large.failure.type == "leveret.errors.PayloadError"
     assert "20000 bytes" in large.failure.message
     assert await bench.left_in_the_queue() == 0
+
+
+async def test_an_attempt_that_comes_behind_a_later_one_is_not_executed(bench: Bench) -> None:
+    await bench.deliver("run_1", attempt=2)
+    bench.runner.end("run_1")
+    await bench.outcomes()
+    await bench.deliver("run_1", attempt=1)
+    await settle()
+    assert bench.runner.begun == ["run_1"]
+
+
+async def test_stops_that_are_too_many_to_be_remembered_are_told(bench: Bench) -> None:
+    stops = [messages.Stop(run=f"run_{number}", attempt=1) for number in range(10_001)]
+    assert not bench.executor.stop(stops[:-1])
+    assert bench.executor.stop(stops[-1:]), "so that the worker joins again, and claims"

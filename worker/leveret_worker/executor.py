@@ -130,11 +130,16 @@ class Executor:
             self._line.add(execution)
             self._start_next()
 
-    def stop(self, stops: Iterable[messages.Stop]) -> None:
-        """Execute these no more, now or when they arrive. Their outcomes are not wanted."""
+    def stop(self, stops: Iterable[messages.Stop]) -> bool:
+        """Execute these no more, now or when they arrive. Their outcomes are not wanted.
+
+        Whether there were more than can be remembered: what arrives is to be claimed then.
+        """
+        has_forgotten = False
         for stop in stops:
-            self._known.stop(stop)
+            has_forgotten |= self._known.stop(stop)
             self._stop_up_to(stop.run, stop.attempt)
+        return has_forgotten
 
     def decide(self, verdicts: Iterable[messages.Verdict]) -> None:
         """What the coordinator says to claims."""

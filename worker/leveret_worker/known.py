@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from leveret_broker.messages import Stop
-from leveret_worker.execution import Attempt, Execution
+from leveret_worker.execution import Execution
 
 REMEMBERED = 10_000
 """Stopped runs, and confirmed attempts, that are kept in case they are delivered later."""
@@ -23,7 +23,8 @@ class Known:
 
     def __init__(self) -> None:
         self._here: defaultdict[str, dict[int, Execution]] = defaultdict(dict)
-        self._confirmed: OrderedDict[Attempt, None] = OrderedDict()
+        self._confirmed: OrderedDict[str, int] = OrderedDict()
+        """The latest attempt of each run whose outcome is confirmed."""
         self._stopped: OrderedDict[str, int] = OrderedDict()
         """The latest attempt of each run that may not be executed any more."""
         self._held: Counter[str] = Counter()
@@ -47,7 +48,7 @@ class Known:
 
     def is_over(self, run: str, number: int) -> bool:
         """Whether the attempt was stopped, or its outcome is confirmed."""
-        return number <= self._stopped.get(run, 0) or (run, number) in self._confirmed
+        return number <= max(self._stopped.get(run, 0), self._confirmed.get(run, 0))
 
     def add(self, execution: Execution) -> None:
         self._here[execution.run][execution.number] = execution
@@ -77,13 +78,14 @@ class Known:
 
     def confirm(self, execution: Execution) -> None:
         """Its outcome is confirmed. After a lost connection it may still be delivered again."""
-        _remember(self._confirmed, execution.attempt, None)
+        latest = max(execution.number, self._confirmed.pop(execution.run, 0))
+        _remember(self._confirmed, execution.run, latest)
         self.forget(execution)
 
-    def stop(self, stop: Stop) -> None:
-        """Remember that these attempts may not be executed."""
+    def stop(self, stop: Stop) -> bool:
+        """Remember that these attempts may not be executed. Whether others had to be forgotten."""
         latest = max(stop.attempt, self._stopped.pop(stop.run, 0))
-        _remember(self._stopped, stop.run, latest)
+        return _remember(self._stopped, stop.run, latest)
 
     def _take_out(self, execution: Execution) -> None:
         del self._here[execution.run][execution.number]
@@ -91,7 +93,9 @@ class Known:
             del self._here[execution.run]
 
 
-def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
+def _remember(kept: OrderedDict[K, V], key: K, value: V) -> bool:
     kept[key] = value
-    if len(kept) > REMEMBERED:
-        kept.popitem(last=False)
+    if len(kept) <= REMEMBERED:
+        return False
+    kept.popitem(last=False)
+    return True

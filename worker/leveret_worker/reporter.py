@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from leveret_broker import batches, codec, logs, messages, topology
-from leveret_broker.errors import Refused, TransportClosed, TransportError
+from leveret_broker.errors import Refused, TransportClosed
 from leveret_broker.transport import Outgoing, Transport
 
 log = logs.get_logger("leveret.worker")
@@ -105,7 +105,7 @@ class Reporter:
                 break
             except TransportClosed:
                 return
-            except TransportError as error:
+            except Exception as error:  # whatever it is: nobody else would tell this again
                 if not isinstance(error, Refused) or not message.outcomes:
                     log.warning("outcomes wait for the broker", reason=str(error))
                     await asyncio.sleep(RETRY_EVERY)

@@ -295,7 +295,10 @@ class WorkerService:
             return
         if control.generation is not None:
             self._membership.admit(control.generation)
-        self._executor.stop(control.stop)
+        has_forgotten = self._executor.stop(control.stop)
+        if control.rejoin or (has_forgotten and self._membership.is_joined):
+            self._executor.doubt_waiting()
+            self._membership.renew()
         self._executor.decide(control.verdicts)
         delivery.ack()
 

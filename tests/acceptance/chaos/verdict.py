@@ -129,8 +129,9 @@ def finished_runs_are_not_executed_again(evidence: Evidence) -> Iterator[Violati
 
 def _begun_at(row: Row, line: Line) -> float:
     """When the worker began the attempt, as it told; the time of the line if it told nothing."""
-    told = [attempt["started_at"] for attempt in row.attempts if attempt["number"] == line.attempt]
-    return min((at for at in told if at is not None), default=line.at)
+    mine = [attempt for attempt in row.attempts if attempt["number"] == line.attempt]
+    told = [at for attempt in mine if (at := attempt.get("started_at")) is not None]
+    return min(told, default=line.at)
 
 
 def an_attempt_is_executed_once(evidence: Evidence) -> Iterator[Violation]:
