@@ -512,8 +512,17 @@ LIMIT :most;
 
 -- name: servers(definition)
 -- The workers that serve it, and those that did, the last heard first.
-SELECT workers.id, workers.host, workers.pid, workers.slots, workers.busy, workers.heartbeat_at,
-    workers.left_at
+SELECT
+    workers.id, workers.host, workers.pid, workers.slots, workers.heartbeat_at, workers.left_at,
+    max(workers.busy, (
+        SELECT count(*)
+        FROM attempts
+        JOIN runs ON runs.seq = attempts.seq
+        WHERE
+            attempts.state = 'running'
+            AND attempts.worker = workers.id
+            AND runs.kind = 'task'
+    )) AS busy
 FROM worker_definitions
 JOIN workers ON workers.id = worker_definitions.worker
 WHERE worker_definitions.definition = :definition

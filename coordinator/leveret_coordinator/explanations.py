@@ -160,8 +160,8 @@ class _Explaining:
             for server in alive[:MOST_NAMED]
         )
         return (
-            f"{text}. {_times(len(alive), 'worker')} could take it: {named}. If it stays, their "
-            "child processes may all be busy: `leveret workers` shows more."
+            f"{text}. {_times(len(alive), 'worker')} could take it: {named}. `leveret workers` "
+            "shows more."
         )
 
     def _nobody(self, row: Any, servers: Sequence[_Server]) -> str:

@@ -102,6 +102,8 @@ class Client:
             definition = await self.resolve(what)
             run = self.connection.submit_identified(what, definition.project, arguments)
         else:
+            if not isinstance(what, Call):
+                raise TypeError(f"{what!r} is no call: call it, or give an identifier")
             if args or kwargs:
                 raise TypeError("a call has its arguments already")
             run = await what.start(self.connection, acknowledge=True)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from leveret.pending import Pending
 
 R_co = TypeVar("R_co", covariant=True)
+
+LONGEST_ID = 200
+"""Bytes."""
 A = TypeVar("A", bound=messages.Wire)
 
 REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
@@ -42,6 +45,14 @@ REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
 }
 LONGEST_ARGUMENTS = 300
 """Characters of a call's arguments that an error shows."""
+
+
+def check_id(run: object) -> None:
+    """Raises `IdentificationError` for what can't be the id of a run."""
+    if not isinstance(run, str) or not 0 < len(run.encode()) <= LONGEST_ID:
+        raise IdentificationError(
+            f"{run!r} is not the id of a run: `leveret runs list` shows those that exist"
+        )
 
 
 class Run(Generic[R_co]):
@@ -156,10 +167,12 @@ class Run(Generic[R_co]):
         return answer
 
     async def _ask(self, answer: type[A], request: Callable[..., messages.Wire], **of: Any) -> A:
+        check_id(self.id)
         project = self._connection.known_project
         return await self._connection.ask(answer, request, project=project, **of)
 
     async def _attached(self) -> "Pending":
+        check_id(self.id)
         if self._pending is None:
             if self._project is None:
                 self._project = (await self.show())[0].project

@@ -54,29 +54,30 @@ async def watch(call: Call[R], *, to: TextIO | None = None) -> R:
 
 async def watch_run(run: Run[R], console: Console) -> R:
     """The same for a run that was started already. Who stops watching doesn't stop it."""
-    result = asyncio.ensure_future(run.result())
+    # Its end, not its result: a SystemExit that the run raised would leave the loop by that task.
+    ended = asyncio.ensure_future(run.ended())
     try:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=False) as live:
-                await _follow(run, result, lambda rows: live.update(tree(rows), refresh=True))
+                await _follow(run, ended, lambda rows: live.update(tree(rows), refresh=True))
         else:
-            await _follow(run, result, Lines(console).show)
-        return await result
+            await _follow(run, ended, Lines(console).show)
+        return await run.result()
     finally:
-        result.cancel()
+        ended.cancel()
 
 
 async def _follow(
-    run: Run[R], result: asyncio.Future[R], show: Callable[[Sequence[RunRow]], None]
+    run: Run[R], ended: asyncio.Future[None], show: Callable[[Sequence[RunRow]], None]
 ) -> None:
     while True:
-        is_last, began = result.done(), time.monotonic()
+        is_last, began = ended.done(), time.monotonic()
         with suppress(CoordinatorUnreachable):  # it may be back before the run has ended
             show(await run.show())
         if is_last:
             return
         pause = max(LOOK_EVERY, 9 * (time.monotonic() - began))
-        await asyncio.wait([result], timeout=pause)
+        await asyncio.wait([ended], timeout=pause)
 
 
 class Lines:

@@ -148,7 +148,7 @@ async def test_a_run_that_a_worker_with_free_slots_could_take(scene: _Scene) -> 
     assert text == (
         f"Run {R1} of p:fit:0.1 waits in its queue since {AT} (5 s ago), with 1 invocation that "
         "no worker has taken yet. 1 worker could take it: host (process 7) (1 of 4 slots taken). "
-        "If it stays, their child processes may all be busy: `leveret workers` shows more."
+        "`leveret workers` shows more."
     )
 
 

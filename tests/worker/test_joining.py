@@ -17,7 +17,7 @@ from tests.worker import sites
 from tests.worker.clocks import settle
 from tests.worker.sites import invocation
 
-HOLD = "p:hold:0"
+HOLD = "p:hold_by_name:0"
 FLOW = "p:flow:1"
 
 
@@ -43,7 +43,7 @@ def a_clean_slate() -> None:
     held.forget()
 
 
-@define.task
+@define.task(name="hold_by_name")
 async def hold(name: str) -> str:
     held.begun.append(name)
     try:

@@ -8,12 +8,15 @@ from leveret.connection import Connection
 from leveret.context import RunContext
 from leveret.errors import WorkerLost
 from leveret.failures import describe
+from leveret_broker import logs
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_worker.errors import ChildDied, PoolStopped
 from leveret_worker.execution import Execution
 from leveret_worker.functions import refer
 from leveret_worker.perform import Ending, failed, perform, perform_async
 from leveret_worker.processes import Job, ProcessPool
+
+log = logs.get_logger("leveret.worker")
 
 Ended = Callable[[Ending | None], None]
 
@@ -146,10 +149,8 @@ class ProcessRunner:
 
 def lost(execution: Execution, reason: object) -> Ending:
     """The ending of an attempt that says nothing about the user's code."""
-    error = WorkerLost(
-        f"run {execution.run} of {execution.queue} failed in attempt {execution.number}: {reason}"
-    )
-    return Ending(failure=describe(error), is_lost=True)
+    log.info("attempt lost", run=execution.run, attempt=execution.number, reason=str(reason))
+    return Ending(failure=describe(WorkerLost(str(reason))), is_lost=True)
 
 
 def _discard(_: object) -> None:

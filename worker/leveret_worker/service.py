@@ -127,6 +127,7 @@ class WorkerService:
             raise
 
     async def _start(self) -> None:
+        log.info("worker starts, and looks for a coordinator", worker=self.id)
         await self._session.start()
         self._user_thread.start()
         await self._pool.start()
@@ -150,7 +151,8 @@ class WorkerService:
         Workflows are given back at once: whoever takes them finds what they have called so far.
         Tasks have `grace` seconds to end.
         """
-        log.info("worker stops", worker=self.id)
+        busy = 0 if self._executor is None else self._executor.busy
+        log.info("worker stops", worker=self.id, tasks=busy, waits_for_them=grace)
         with suppress(TransportError, TimeoutError):  # a lost connection cancels them as well
             async with asyncio.timeout(GOODBYE_SECONDS):
                 for consumer in self._consumers:
@@ -170,6 +172,7 @@ class WorkerService:
         self._reporter.close()
         await self._session.stop()
         self._user_thread.stop()
+        log.info("worker stopped", worker=self.id)
 
     async def _drain(self, executor: Executor, grace: float) -> None:
         try:

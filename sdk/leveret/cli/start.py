@@ -83,7 +83,7 @@ async def finish(started: Run[Any], *, as_json: bool = False, kept: bool) -> int
         raise
     except (CoordinatorUnreachable, IdentificationError, NotDeployedError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # raised by the run, not here
         root = (await started.show())[0]
         if not kept and root.failure is not None:
             click.echo(root.failure.traceback, err=True)
