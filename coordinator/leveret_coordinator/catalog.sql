@@ -145,16 +145,7 @@ ORDER BY started_at, id;
 -- runs: what a decision needs ---------------------------------------------------------------------
 
 -- name: runs_named(ids)
-SELECT
-    runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
-    runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
-    runs.options, runs.key, runs.digest, runs.retried_by, runs.stopped_by, runs.started_at, runs.finished_at, runs.failure_type,
-    runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
-    attempts.leased_at
-FROM runs
-LEFT JOIN attempts
-    ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running'
-WHERE runs.id IN (SELECT value FROM json_each(:ids));
+SELECT * FROM current_runs WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: runs_below(ids)
 -- Each run asked for and all below it that has not ended, though something between may have.
@@ -163,19 +154,11 @@ WITH RECURSIVE below (top, seq, id) AS (
     UNION
     SELECT below.top, child.seq, child.id FROM below JOIN runs AS child ON child.parent = below.id
 )
-SELECT
-    below.top,
-    runs.id, runs.project, runs.definition, runs.kind, runs.root, runs.parent, runs.state,
-    runs.since, runs.attempt, runs.round, runs.parent_round, runs.failures, runs.losses,
-    runs.options, runs.key, runs.digest, runs.retried_by, runs.stopped_by, runs.started_at, runs.finished_at, runs.failure_type,
-    runs.failure_message, attempts.worker AS holder, attempts.started_at AS held_since,
-    attempts.leased_at
+SELECT below.top, current_runs.*
 FROM below
-JOIN runs ON runs.seq = below.seq
-LEFT JOIN attempts
-    ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running'
-WHERE runs.finished_at IS NULL OR runs.id = below.top
-ORDER BY runs.seq;
+JOIN current_runs ON current_runs.seq = below.seq
+WHERE current_runs.finished_at IS NULL OR current_runs.id = below.top
+ORDER BY current_runs.seq;
 
 -- name: lost_attempts(ids)
 SELECT
@@ -309,27 +292,29 @@ DELETE FROM waiters WHERE run_id = :run AND session = :session;
 -- name: pending_runs(created_at, seq, most)
 -- The oldest after the place given.
 SELECT
-    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
-    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.losses, runs.options,
-    definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
-FROM runs
-JOIN definitions ON definitions.id = runs.definition
-JOIN arguments ON arguments.seq = runs.seq
-WHERE runs.state = 'pending' AND (runs.created_at, runs.seq) > (:created_at, :seq)
-ORDER BY runs.created_at, runs.seq
+    current_runs.*, definitions.project AS queue_project, definitions.name, definitions.version,
+    arguments.body
+FROM current_runs
+JOIN definitions ON definitions.id = current_runs.definition
+JOIN arguments ON arguments.seq = current_runs.seq
+WHERE
+    current_runs.state = 'pending'
+    AND (current_runs.created_at, current_runs.seq) > (:created_at, :seq)
+ORDER BY current_runs.created_at, current_runs.seq
 LIMIT :most;
 
 -- name: pending_named(ids)
 -- The plus: by the ids, not through all that is pending.
 SELECT
-    runs.created_at, runs.seq, runs.id, runs.project, runs.definition, runs.kind, runs.root,
-    runs.parent, runs.state, runs.since, runs.attempt, runs.round, runs.losses, runs.options,
-    definitions.project AS queue_project, definitions.name, definitions.version, arguments.body
-FROM runs
-JOIN definitions ON definitions.id = runs.definition
-JOIN arguments ON arguments.seq = runs.seq
-WHERE +runs.state = 'pending' AND runs.id IN (SELECT value FROM json_each(:ids))
-ORDER BY runs.created_at, runs.seq;
+    current_runs.*, definitions.project AS queue_project, definitions.name, definitions.version,
+    arguments.body
+FROM current_runs
+JOIN definitions ON definitions.id = current_runs.definition
+JOIN arguments ON arguments.seq = current_runs.seq
+WHERE
+    current_runs.id IN (SELECT value FROM json_each(:ids))
+    AND +current_runs.state = 'pending'
+ORDER BY current_runs.created_at, current_runs.seq;
 
 -- name: unanswered(run, session, most)
 -- The first after the place given.

@@ -136,20 +136,7 @@ def _changing(run: Run) -> Row:
 
 def pending_run_of(row: Any) -> PendingRun:
     return PendingRun(
-        run=Run(
-            id=row["id"],
-            project=row["project"],
-            definition=row["definition"],
-            kind=row["kind"],
-            root=row["root"],
-            parent=row["parent"],
-            state=row["state"],
-            since=row["since"],
-            attempt=row["attempt"],
-            round=row["round"],
-            losses=row["losses"],
-            options=_options(row["options"]),
-        ),
+        run=run_of(row),
         queue=work_queue_name(row["queue_project"], row["name"], row["version"]),
         arguments=row["body"],
     )

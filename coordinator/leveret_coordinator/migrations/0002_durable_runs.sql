@@ -139,6 +139,40 @@ CREATE TABLE starts (
 
 INSERT INTO starts VALUES (0);
 
+-- A run as a decision needs it, with who executes its latest attempt.
+CREATE VIEW current_runs AS
+SELECT
+    runs.seq,
+    runs.id,
+    runs.project,
+    runs.definition,
+    runs.kind,
+    runs.root,
+    runs.parent,
+    runs.state,
+    runs.since,
+    runs.attempt,
+    runs.round,
+    runs.parent_round,
+    runs.failures,
+    runs.losses,
+    runs.options,
+    runs.key,
+    runs.digest,
+    runs.retried_by,
+    runs.stopped_by,
+    runs.created_at,
+    runs.started_at,
+    runs.finished_at,
+    runs.failure_type,
+    runs.failure_message,
+    attempts.worker AS holder,
+    attempts.started_at AS held_since,
+    attempts.leased_at
+FROM runs
+LEFT JOIN attempts
+    ON attempts.seq = runs.seq AND attempts.number = runs.attempt AND attempts.state = 'running';
+
 CREATE VIEW run_rows AS
 SELECT
     runs.seq,
