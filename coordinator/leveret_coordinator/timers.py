@@ -38,7 +38,7 @@ class Timers:
 
     async def due(self, catalog: Catalog, *, with_timeouts: bool) -> list[Timer]:
         """Those that are due, with or without timeouts. Stays due until the next is expected."""
-        kinds = [*WAKING, *TIMEOUTS] if with_timeouts else WAKING
+        kinds = (*WAKING, *TIMEOUTS) if with_timeouts else WAKING
         return await catalog.timers_due(now=self._clock.now(), kinds=kinds, most=MOST)
 
     async def expect_next(self, catalog: Catalog, *, pause: float = 0.0) -> None:

@@ -97,13 +97,14 @@ class Client:
         `what` is a call, or an identifier followed by the arguments. Raises `IdentificationError`
         or `NotDeployedError` if there is nothing to run.
         """
+        given: object = what  # whatever the type says
         if isinstance(what, str):
             arguments = payload.encode_arguments(args, kwargs)
             definition = await self.resolve(what)
             run = self.connection.submit_identified(what, definition.project, arguments)
+        elif not isinstance(given, Call):
+            raise TypeError(f"{given!r} is no call: call it, or give an identifier")
         else:
-            if not isinstance(what, Call):
-                raise TypeError(f"{what!r} is no call: call it, or give an identifier")
             if args or kwargs:
                 raise TypeError("a call has its arguments already")
             run = await what.start(self.connection, acknowledge=True)
