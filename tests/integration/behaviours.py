@@ -150,7 +150,7 @@ async def wait_below(path: str, cancelled: str) -> None:
 
 
 @define.workflow
-async def hold(started: str, go: str) -> None:
+async def hold_on(started: str, go: str) -> None:
     await wait_between(started, go)
 
 
@@ -196,7 +196,7 @@ DEFINITIONS = (
     catch,
     pass_on,
     wait_below,
-    hold,
+    hold_on,
     cancel_itself,
     exit_below,
     equal_calls,

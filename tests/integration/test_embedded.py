@@ -159,7 +159,7 @@ async def test_state_outlives_the_runtime(tmp_path: Path) -> None:
 async def test_what_was_under_way_goes_on_at_the_next_start(tmp_path: Path) -> None:
     go, started, state = tmp_path / "go", tmp_path / "started", tmp_path / "state"
     async with leveret.local(state=state) as client:
-        run = await client.start(on.hold(str(started), str(go)))
+        run = await client.start(on.hold_on(str(started), str(go)))
         await until(started.exists)
     go.touch()
     async with leveret.local(state=state) as client:
@@ -193,7 +193,7 @@ async def test_what_is_awaited_after_the_client_was_closed_says_so() -> None:
 async def test_who_waits_when_the_client_is_closed_is_told(tmp_path: Path) -> None:
     started = tmp_path / "started"
     async with leveret.local() as client:
-        run = await client.start(on.hold(str(started), str(tmp_path / "never")))
+        run = await client.start(on.hold_on(str(started), str(tmp_path / "never")))
         waiting = [asyncio.ensure_future(one.result()) for one in (run, client.run(run.id))]
         await until(started.exists)
     for one in waiting:

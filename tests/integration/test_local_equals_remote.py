@@ -288,7 +288,7 @@ async def test_several_who_wait_for_one_run_all_hear_its_end(
     client: Client, tmp_path: Path
 ) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
-    run = await client.start(on.hold(str(started), str(go)))
+    run = await client.start(on.hold_on(str(started), str(go)))
     waiting = [asyncio.ensure_future(client.run(run.id).result()) for _ in range(3)]
     await until(started.exists)
     go.touch()
