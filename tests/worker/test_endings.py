@@ -89,7 +89,7 @@ async def never_end() -> None:
 
 
 @define.task
-async def cancel_itself() -> None:
+async def cancel_own_task() -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -116,7 +116,7 @@ DEFINITIONS: list[Definition[..., Any]] = [
     raise_when_cancelled,
     answer_when_cancelled,
     never_end,
-    cancel_itself,
+    cancel_own_task,
     wait_on_a_thread,
     hold,
     crash,
@@ -290,7 +290,7 @@ async def test_async_code_that_never_ends_is_left_to_itself(site: Endings) -> No
 
 
 async def test_async_code_that_cancels_itself_has_failed(site: Endings) -> None:
-    await site.begin("cancel_itself")
+    await site.begin("cancel_own_task")
     assert (await site.outcome()).state == "failed"
 
 
