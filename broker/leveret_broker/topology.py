@@ -20,6 +20,10 @@ REPLY_QUEUE_EXPIRES = 30 * 60.0
 CONTROL_QUEUE_EXPIRES = 5 * 60.0
 """Seconds for which a worker may be gone before the broker drops its control messages."""
 
+HEARTBEAT_EVERY = 5.0
+"""Seconds between two heartbeats of a worker. Who listens to them has to allow for one that comes
+late, whatever else it is set to."""
+
 REASON_HEADER = "leveret-reason"
 ORIGIN_HEADER = "leveret-origin"
 

@@ -32,6 +32,8 @@ LONGEST_PAUSE = 5.0
 """Seconds between two looks beyond those planned, after which this process counts as stopped."""
 LOOK_AGAIN_AFTER = 1.0
 """Seconds to the next look while something is suspected."""
+TELL_AFTER = 60.0
+"""Seconds without a look after which it is told what keeps it from looking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +42,10 @@ class RecoverySettings:
 
     worker_silent_after: float = 20.0
     """A worker whose heartbeat is older counts as dead."""
-    worker_late_after: float = 8.0
-    """A worker whose heartbeat is older is suspected. So long, too, a queue must have been short:
-    all workers have told by then what they hold."""
+    worker_late_after: float = 1.6 * topology.HEARTBEAT_EVERY
+    """A worker whose heartbeat is older is suspected, and silence of all of them is not theirs. So
+    long, too, a queue must have been short: all workers have told by then what they hold. Longer
+    than the time between two heartbeats, or workers that beat in step are never heard."""
     worker_gone_after: float = 3.0
     """How long nobody consumes a suspect's control queue until it counts as dead."""
     look_every: float = 5.0
@@ -58,6 +61,7 @@ class Recoverer:
         self._clock = clock
         self._settings = settings
         self._listening_since = self._heard_at = self._turned_at = clock.now()
+        self._looked_at = self._told_at = clock.now()
         self._suspects: dict[str, float | None] = {}
         """Since when nobody consumes their control queue, as far as it was looked at."""
         self._gone: dict[str, None] = {}
@@ -95,7 +99,9 @@ class Recoverer:
         """A worker was heard. If none was for long, then it was not the workers that were away:
         a broker that is out of memory, say, takes heartbeats from nobody."""
         now = self._clock.now()
-        if now - self._heard_at > self._settings.worker_late_after:
+        silence = now - self._heard_at
+        if silence > self._settings.worker_late_after:
+            log.info("nobody was heard for a while, which is held against nobody", seconds=silence)
             self.listen()
         self._heard_at = now
 
@@ -122,12 +128,23 @@ class Recoverer:
         self._turn()
         try:
             if not await self.has_heard_all():
+                self.put_off("messages wait to be heard")
                 return []
             await self._look_at_suspects(catalog)
-            return [*await self._orphans(catalog), *await self._vanished(catalog)]
+            orphans, vanished = await self._orphans(catalog), await self._vanished(catalog)
         except TransportError as error:
-            log.info("can't look after runs now", reason=str(error))
+            self.put_off(str(error))
             return []
+        self._looked_at = self._told_at = self._clock.now()
+        return [*orphans, *vanished]
+
+    def put_off(self, reason: str) -> None:
+        """There is no look this time. If that has been so for long, people are told."""
+        now = self._clock.now()
+        if now - self._told_at >= TELL_AFTER:
+            self._told_at = now
+            seconds = round(now - self._looked_at)
+            log.warning("nobody looks for lost runs", reason=reason, seconds=seconds)
 
     async def has_heard_all(self) -> bool:
         """Whether nothing waits for this coordinator. Raises `TransportError`."""

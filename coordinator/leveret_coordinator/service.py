@@ -424,6 +424,8 @@ class CoordinatorService:
                     await self._deal_with(found[start : start + self._settings.largest_batch])
                 await self._mend_queues()
                 await self._publish_what_is_stuck()
+            else:
+                self._recoverer.put_off("messages wait to be dealt with")
         finally:
             self._look.set(self._recoverer.pause)
 

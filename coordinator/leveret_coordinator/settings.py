@@ -52,7 +52,6 @@ class CoordinatorSettings:
         return RecoverySettings(
             worker_silent_after=self.worker_silent_after,
             worker_gone_after=self.worker_gone_after,
-            worker_late_after=self.worker_silent_after * 0.4,
             look_every=self.look_every,
             vanished_after=self.vanished_after,
         )

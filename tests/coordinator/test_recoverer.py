@@ -12,6 +12,7 @@ from leveret_broker.transport import Consumer, Outgoing, QueueStatus
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.records import Confirmed, Orphan, Vanished
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer, RecoverySettings
+from leveret_coordinator.settings import CoordinatorSettings
 from tests.coordinator import build, peers
 from tests.worker.clocks import HandClock
 
@@ -137,6 +138,22 @@ async def test_nobody_is_dead_while_nobody_at_all_is_heard(scene: _Scene) -> Non
     assert await scene.look() == [ORPHAN]
 
 
+@pytest.mark.parametrize("silent_after", [10.0, 11.0, 20.0, 60.0])
+async def test_workers_that_beat_in_step_are_heard_however_soon_they_count_as_silent(
+    scene: _Scene, silent_after: float
+) -> None:
+    await scene.executing(worker="w")
+    await scene.consume_control("w")
+    settings = CoordinatorSettings(worker_silent_after=silent_after).recovery
+    scene.recoverer = Recoverer(scene.transport, scene.clock, settings)
+    for _ in range(int(silent_after / topology.HEARTBEAT_EVERY) + 1):
+        scene.clock.jump(topology.HEARTBEAT_EVERY + 0.1)
+        await scene.hear("another")
+        assert scene.recoverer.alive
+        scene.recoverer.hear()
+    assert await scene.look() == [ORPHAN]
+
+
 async def test_a_worker_that_is_heard_in_time_keeps_its_attempts(scene: _Scene) -> None:
     await scene.executing()
     await scene.consume_control()
@@ -191,6 +208,19 @@ async def test_nobody_is_dead_while_the_broker_can_not_be_asked(
         patch.setattr(scene.transport, "inspect", expire)
         assert await scene.look() == []
     assert await scene.look() == [ORPHAN]
+
+
+async def test_what_keeps_it_from_looking_for_long_is_told_now_and_then(
+    scene: _Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.put(topology.REQUESTS.name, 1)
+    told: list[int] = []
+    for _ in range(15):
+        scene.let_pass(10.0)
+        await scene.look()
+        told.append(caplog.text.count("nobody looks for lost runs"))
+    assert (told[4], told[5], told[10], told[11]) == (0, 1, 1, 2)
+    assert "messages wait to be heard" in caplog.text
 
 
 async def test_a_suspect_is_gone_once_nobody_consumed_its_control_queue_for_a_while(

@@ -43,6 +43,13 @@ def test_a_time_may_be_a_fraction_and_some_may_be_nothing() -> None:
     assert Seconds(above_zero=False).convert("0", None, None) == 0
 
 
+def test_less_silence_than_two_heartbeats_take_is_refused() -> None:
+    [option] = [one for one in coordinator.params if one.name == "worker_silent_after"]
+    with pytest.raises(click.BadParameter, match="range 10"):
+        option.type.convert("9.9", option, None)
+    assert option.type.convert("10", option, None) == 10
+
+
 @pytest.mark.parametrize(
     ("command", "variables"),
     [

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from leveret import define
+from leveret_broker import topology
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
-from leveret_worker.heartbeat import BEAT_EVERY
+from leveret_worker.heartbeat import Heart
 from leveret_worker.service import WorkerService
 from tests.worker.apps import jobs
 from tests.worker.by_hand import CoordinatorByHand
@@ -76,10 +77,28 @@ async def test_a_task_that_never_lets_go_costs_no_heartbeat(
     run = invocation("run_1", [str(started)], timeout=90)
     await site.coordinator.submit(f"p:{name}:0", run)
     pid = int(await asyncio.to_thread(text_in, started))
-    assert BEAT_EVERY / 2 < await site.longest_silence(70) < SILENT_AFTER
+    assert topology.HEARTBEAT_EVERY / 2 < await site.longest_silence(70) < SILENT_AFTER
     assert is_alive(pid)
     assert site.coordinator.ends == {}
     assert [told.leased for told in site.coordinator.started] == [False, True]
     await site.coordinator.until(lambda: site.coordinator.ends)
     assert site.coordinator.ends == {"run_1": "timed-out"}
     assert not is_alive(pid)
+
+
+async def test_a_heartbeat_that_fails_is_not_the_last() -> None:
+    beats = 0
+    third = asyncio.Event()
+
+    async def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 3:
+            third.set()
+        raise RuntimeError("of no kind that was expected")
+
+    heart = Heart(beat, FastClock(), every=0.1)
+    await heart.start()
+    async with asyncio.timeout(5):
+        await third.wait()
+    await heart.stop()

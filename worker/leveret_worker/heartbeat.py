@@ -3,21 +3,21 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from leveret_broker import logs
+from leveret_broker import logs, topology
 from leveret_broker.clock import Clock
 from leveret_broker.errors import TransportError
 
 log = logs.get_logger("leveret.worker")
-
-BEAT_EVERY = 5.0
-"""Seconds between two heartbeats; the coordinator takes a worker for dead after four of them."""
 
 
 class Heart:
     """Calls `beat` at once and then at a steady pace, until stopped."""
 
     def __init__(
-        self, beat: Callable[[], Awaitable[None]], clock: Clock, every: float = BEAT_EVERY
+        self,
+        beat: Callable[[], Awaitable[None]],
+        clock: Clock,
+        every: float = topology.HEARTBEAT_EVERY,
     ) -> None:
         self._beat = beat
         self._clock = clock
@@ -41,6 +41,8 @@ class Heart:
             await self._beat()
         except TransportError as error:
             log.warning("heartbeat missed", reason=str(error))
+        except Exception as error:  # a worker whose heartbeats end is taken for dead
+            log.exception("heartbeat failed", error=str(error))
 
     async def _run(self) -> None:
         while True:

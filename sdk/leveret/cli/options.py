@@ -47,8 +47,8 @@ class Seconds(click.FloatRange):
 
     name = "seconds"
 
-    def __init__(self, *, above_zero: bool = True) -> None:
-        super().__init__(min=0, max=LONGEST, min_open=above_zero)
+    def __init__(self, *, least: float = 0.0, above_zero: bool = True) -> None:
+        super().__init__(min=least, max=LONGEST, min_open=above_zero and not least)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -59,14 +59,16 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-def seconds(name: str, default: float, help_: str, *, above_zero: bool = True) -> Callable[[F], F]:
+def seconds(
+    name: str, default: float, help_: str, *, least: float = 0.0, above_zero: bool = True
+) -> Callable[[F], F]:
     """An option that is a time, with its variable."""
     variable = "LEVERET_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(
         name,
         envvar=variable,
         metavar="SECONDS",
-        type=Seconds(above_zero=above_zero),
+        type=Seconds(least=least, above_zero=above_zero),
         default=default,
         show_default=True,
         help=f"{help_}  [{variable}]",

@@ -20,7 +20,7 @@ from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, StateError
 from leveret.settings import settings
-from leveret_broker import logs
+from leveret_broker import logs, topology
 from leveret_broker.errors import TransportUnreachable
 from leveret_broker.lifecycle import Connected, Service
 from leveret_broker.rabbitmq import RabbitTransport
@@ -51,6 +51,7 @@ COORDINATOR = CoordinatorSettings()
     "--worker-silent-after",
     COORDINATOR.worker_silent_after,
     "A worker that is silent for longer has lost its runs.",
+    least=2 * topology.HEARTBEAT_EVERY,
 )
 @options.seconds(
     "--worker-gone-after",
