@@ -24,9 +24,10 @@ class Cluster:
         also: Sequence[str] = (),
         slots: int | None = None,
         processes: int | None = None,
+        publish_timeout: float = 30.0,
     ) -> None:
         self._io = IoThread("test-cluster")
-        transport = RabbitTransport(url, name="test-coordinator")
+        transport = RabbitTransport(url, name="test-coordinator", publish_timeout=publish_timeout)
         self._services = [Connected(transport, CoordinatorService(transport, None))]
         for name in (project, *also):
             transport = RabbitTransport(url, name="test-worker")

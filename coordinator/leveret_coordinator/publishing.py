@@ -136,9 +136,18 @@ class Publisher:
         deaf = [queue for queue, first in self._deaf.items() if first <= since]
         return [q for q in deaf if self._sent_at > self._deaf[q] or self._deaf[q] == float("-inf")]
 
-    def forget_deaf(self, queue: str) -> None:
-        """It was mended."""
+    @property
+    def has_silent(self) -> bool:
+        """Whether a work queue keeps the broker from answering. The next publication to it would
+        hold up everything else as long as the last one did."""
+        return float("-inf") in self._deaf.values()
+
+    def note_mended(self, queue: str) -> None:
         self._deaf.pop(queue, None)
+
+    def note_not_mended(self, queue: str) -> None:
+        """From now on it has to be deaf for a while, again, before it is looked at."""
+        self._deaf[queue] = self._clock.now()
 
     def _try_later(self) -> None:
         if not self._retry.is_set:

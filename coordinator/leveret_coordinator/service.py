@@ -228,6 +228,8 @@ class CoordinatorService:
         if not self._is_announced:
             await self._publisher.send([parcels.pack_rejoin()])
             self._is_announced = True
+        elif self._publisher.has_silent:
+            await self._mend_queues()
         elif self._publisher.is_backlog_due:
             self._publisher.open_backlog(self._open_catalog, self._generation)
         elif self._publisher.has_unpublishable:
@@ -416,27 +418,34 @@ class CoordinatorService:
         """Look for what went wrong unheard, and mend it."""
         self._look.clear()
         try:
-            if not self._inbox:
-                found = await self._recoverer.look(self._open_catalog)
-                if self._inbox:  # what came meanwhile may be a sign of life
-                    await self._round(self._take())
-                for start in range(0, len(found), self._settings.largest_batch):
-                    await self._deal_with(found[start : start + self._settings.largest_batch])
-                await self._mend_queues()
-                await self._publish_what_is_stuck()
-            else:
+            if self._inbox:
                 self._recoverer.put_off("messages wait to be dealt with")
+            else:
+                await self._look_for_what_is_lost()
+            await self._mend_queues()
+            await self._publish_what_is_stuck()
         finally:
             self._look.set(self._recoverer.pause)
+
+    async def _look_for_what_is_lost(self) -> None:
+        found = await self._recoverer.look(self._open_catalog)
+        if self._inbox:  # what came meanwhile may be a sign of life
+            await self._round(self._take())
+        for start in range(0, len(found), self._settings.largest_batch):
+            await self._deal_with(found[start : start + self._settings.largest_batch])
 
     async def _mend_queues(self) -> None:
         since = self._clock.now() - self._settings.deaf_after
         for queue in self._publisher.deaf_queues(since=since):
             try:
-                if await work_queues.mend(self._transport, queue):
-                    self._publisher.forget_deaf(queue)
+                is_mended = await work_queues.mend(self._transport, queue)
             except TransportError as error:
                 log.warning("work queue not made anew", queue=queue, error=str(error))
+                is_mended = False
+            if is_mended:
+                self._publisher.note_mended(queue)
+            else:
+                self._publisher.note_not_mended(queue)
 
     async def _publish_what_is_stuck(self) -> None:
         before = self._clock.now() - self._settings.stuck_after

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from leveret_broker.errors import TransportError
+from leveret_broker.errors import Expired, TransportError
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import Hello
 from leveret_broker.topology import work_queue
@@ -26,6 +26,8 @@ class _Broken(RefusingTransport):
         super().__init__(inner)
         self.deleted: list[str] = []
         self.tries = 0
+        self.is_silent = False
+        """Whether the broker answers nothing to whom publishes to the queue."""
 
     async def delete(self, queue: str) -> None:
         self.deleted.append(queue)
@@ -33,7 +35,10 @@ class _Broken(RefusingTransport):
         await super().delete(queue)
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
-        self.tries += any(message.queue == QUEUE for message in messages)
+        concerned = any(message.queue == QUEUE for message in messages)
+        self.tries += concerned
+        if concerned and self.is_silent and not self.deleted:
+            return [Expired("the broker confirmed nothing")] * len(messages)
         return await super().publish_all(messages)
 
 
@@ -66,5 +71,36 @@ async def test_a_queue_that_is_only_full_keeps_what_it_has(
         broken.full = {QUEUE}
         await caller.request(build.submit(build.submission(build.run_id(2))))
         while broken.tries < 20:
+            await caller.ask(Hello(session="s", request="h"))
+    assert broken.deleted == []
+
+
+async def test_a_queue_that_holds_up_all_others_is_made_anew_before_the_next_publication(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    broken = _Broken(transport)
+    patient = CoordinatorSettings(retry_first=0.01, retry_longest=0.01)
+    async with peers.coordinator(broken, tmp_path / "catalog", patient):
+        await caller.ask(peers.FLOW)
+        broken.is_silent = True
+        await caller.request(build.submit(build.submission(ROOT)))
+        await caller.consume(QUEUE)
+        await caller.until(lambda: bool(caller.deliveries[QUEUE]))
+    assert broken.deleted == [QUEUE]
+    assert broken.tries == 2
+
+
+async def test_a_queue_that_can_not_be_made_anew_holds_up_nothing_else(
+    transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    broken = _Broken(transport)
+    patient = CoordinatorSettings(retry_first=0.01, retry_longest=0.01)
+    async with peers.coordinator(broken, tmp_path / "catalog", patient):
+        await caller.ask(peers.FLOW)
+        await transport.declare(work_queue(QUEUE))
+        await transport.publish(Outgoing(body=b"kept", queue=QUEUE))
+        broken.is_silent = True
+        await caller.request(build.submit(build.submission(ROOT)))
+        while broken.tries < 5:
             await caller.ask(Hello(session="s", request="h"))
     assert broken.deleted == []

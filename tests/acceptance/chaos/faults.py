@@ -19,10 +19,6 @@ CALM, CALM_SHARE = 9.0, 0.03
 which counts only while the coordinator is left alone. Without, nearly all would wait in the end."""
 DOWN = (0.0, 0.0, 0.5, 2.0)
 """Seconds until what was killed is started again."""
-FRESH = 3.0
-"""Seconds after a queue's deletion in which the broker is not killed. Until about a second after it
-was declared anew, RabbitMQ 3.10 forgets it half: publishing is refused, consuming ends the
-connection ("could not be restarted {error,enoent}" in its log), until somebody deletes it."""
 LOW, USUAL = "0.00001", "0.4"
 """Shares of the machine's memory: with the first the broker is over it at once."""
 
@@ -48,8 +44,6 @@ class Chaos:
         default_factory=list[tuple[float, Callable[[], None]]]
     )
     alarmed: bool = False
-    deleted_at: float = 0.0
-    """When a queue was deleted last."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         self.undo.append((time.monotonic() + seconds, action))
@@ -161,7 +155,6 @@ def close_connections(chaos: Chaos) -> str:
 def delete_queue(chaos: Chaos) -> str:
     name, messages = _work_queue(chaos)
     _through_broker(queues.delete, chaos, name)
-    chaos.deleted_at = time.monotonic()
     return f"{name} with about {messages} messages"
 
 
@@ -212,7 +205,6 @@ def kill_node(chaos: Chaos) -> str:
     node = chaos.cluster.node
 
     def restart() -> None:
-        time.sleep(max(0.0, chaos.deleted_at + FRESH - time.monotonic()))
         node.kill()
         time.sleep(down)
         node.start()
