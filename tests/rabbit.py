@@ -92,10 +92,12 @@ class GivenNode(RabbitNode):
 class PrivateNode(RabbitNode):
     """A node of a RabbitMQ that is installed here, with nothing in common with any other."""
 
-    def __init__(self, scripts: Path, folder: Path) -> None:
+    def __init__(
+        self, scripts: Path, folder: Path, *, settings: str = "", plugins: Sequence[str] = ()
+    ) -> None:
         self._scripts = scripts
         self._folder = folder
-        port, distribution, self._mapper_port = _free_ports(3)
+        port, distribution, self._mapper_port = free_ports(3)
         self.url = f"amqp://guest:guest@127.0.0.1:{port}/"
         self._port = port
         self._server: subprocess.Popen[bytes] | None = None
@@ -106,6 +108,8 @@ class PrivateNode(RabbitNode):
         cookie = home / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(20))
         cookie.chmod(0o400)
+        (folder / "rabbitmq.conf").write_text(settings)
+        (folder / "plugins").write_text(f"[{','.join(plugins)}].\n")
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(home),
@@ -251,9 +255,18 @@ def running_node(report: Callable[[str], None]) -> Generator[RabbitNode]:
 
 
 @contextmanager
-def own_node(scripts: Path, report: Callable[[str], None]) -> Generator[PrivateNode]:
-    """A private node for somebody who kills it: the suite's own has other users."""
-    yield from _private(scripts, report)
+def own_node(
+    scripts: Path,
+    report: Callable[[str], None],
+    *,
+    settings: str = "",
+    plugins: Sequence[str] = (),
+) -> Generator[PrivateNode]:
+    """A private node for somebody who kills it, or wants it otherwise: the suite's has other users.
+
+    `settings` are lines of its `rabbitmq.conf`.
+    """
+    yield from _private(scripts, report, settings=settings, plugins=plugins)
 
 
 def installed_scripts() -> Path | None:
@@ -264,9 +277,15 @@ def installed_scripts() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-def _private(scripts: Path, report: Callable[[str], None]) -> Generator[PrivateNode]:
+def _private(
+    scripts: Path,
+    report: Callable[[str], None],
+    *,
+    settings: str = "",
+    plugins: Sequence[str] = (),
+) -> Generator[PrivateNode]:
     with tempfile.TemporaryDirectory(prefix="leveret-rabbitmq-") as folder:
-        node = PrivateNode(scripts, Path(folder))
+        node = PrivateNode(scripts, Path(folder), settings=settings, plugins=plugins)
         report(f"starting a private node of {scripts} at {redact(node.url)}, files in {folder}")
         begun = time.monotonic()
         try:
@@ -460,7 +479,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports on this machine that nobody uses just now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from leveret_broker import urls
+from leveret_broker import tls, urls
 from leveret_broker.errors import (
     Expired,
     TransportClosed,
@@ -54,7 +54,8 @@ class RabbitTransport:
     """A `Transport` over one RabbitMQ broker.
 
     `publish_timeout` and `connect_timeout` are in seconds. With `replicated` off, no queue is a
-    quorum queue, whatever its declaration says. `clock` is monotonic, in seconds.
+    quorum queue, whatever its declaration says. `security` is for `amqps://`. `clock` is monotonic,
+    in seconds.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RabbitTransport:
         publish_timeout: float = 30.0,
         connect_timeout: float = 10.0,
         replicated: bool = True,
+        security: tls.Tls | None = None,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +75,7 @@ class RabbitTransport:
         self._publish_timeout = publish_timeout
         self._connect_timeout = connect_timeout
         self._replicated = replicated
+        self._security = security or tls.Tls()
         self._jitter = jitter
         self._backoff = Backoff(jitter=jitter, clock=clock)
         self._session: Session | None = None
@@ -97,6 +100,7 @@ class RabbitTransport:
         self._check_open()
         assert self._session is None, "opened twice"
         url = urls.parse(self._url)
+        self._warn_if_unverified(url)
         problem = TransportUnreachable(
             f"{url} can't be reached: no answer within {self._connect_timeout:g} s"
         )
@@ -117,6 +121,15 @@ class RabbitTransport:
             raise problem from None
         self._usable.set()
         self._keeper = asyncio.ensure_future(self._keep_whole(url))
+
+    def _warn_if_unverified(self, url: urls.BrokerUrl) -> None:
+        with suppress(tls.TlsProblem):  # told by who connects
+            if url.is_tls and not self._security.overridden(url.query).verify:
+                log.warning(
+                    "the certificate of %s is not checked: whoever answers there can read the "
+                    "password and everything else (LEVERET_TLS_VERIFY, or no_verify_ssl)",
+                    url,
+                )
 
     async def close(self) -> None:
         """Disconnect, having written what was settled."""
@@ -352,9 +365,10 @@ class RabbitTransport:
         return problems
 
     async def _connect(self, url: urls.BrokerUrl) -> Session:
-        publishing = await connect(url, name=f"{self._name} publishing")
+        security = self._security
+        publishing = await connect(url, name=f"{self._name} publishing", security=security)
         try:
-            consuming = await connect(url, name=f"{self._name} consuming")
+            consuming = await connect(url, name=f"{self._name} consuming", security=security)
         except BaseException:
             await say_goodbye(publishing)
             raise

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import aiormq
 from aiormq import exceptions
 
+from leveret_broker import tls
 from leveret_broker.errors import TransportError, TransportUnreachable
 from leveret_broker.urls import BrokerUrl
 
@@ -129,9 +130,20 @@ def reason_of(error: exceptions.AMQPError) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-async def connect(url: BrokerUrl, *, name: str) -> aiormq.Connection:
+async def connect(
+    url: BrokerUrl, *, name: str, security: tls.Tls | None = None
+) -> aiormq.Connection:
     """A connection. Raises `TransportUnreachable` with the reason, `Hopeless` if it is final."""
-    connection = aiormq.Connection(url.with_options(heartbeat=str(HEARTBEAT), name=name))
+    try:
+        security = (security or tls.Tls()).overridden(url.query)
+        given = await _tls_arguments(url, security)
+        connection = aiormq.Connection(
+            url.with_options(heartbeat=str(HEARTBEAT), name=name), **given
+        )
+    except tls.TlsProblem as error:
+        raise Hopeless(f"{url} can't be used: {error}") from error
+    except ValueError:  # it may quote the password, so it is no cause here
+        raise Hopeless(f"{url} is no broker URL") from None
     task = asyncio.ensure_future(_dial(connection))
     try:
         await asyncio.wait([task])
@@ -141,8 +153,26 @@ async def connect(url: BrokerUrl, *, name: str) -> aiormq.Connection:
         raise
     if not task.cancelled() and task.exception() is None:
         return connection
-    error = None if task.cancelled() else task.exception()
-    raise _unreachable(url, error) from error
+    failure = None if task.cancelled() else task.exception()
+    if not url.is_tls and _was_cut_off(failure) and await tls.answers(url.host, url.port):
+        raise Hopeless(
+            f"{url} can't be used: what listens there speaks TLS: write amqps://, or give the port "
+            "of the plain listener (5672 by custom)"
+        )
+    raise _unreachable(url, failure, security) from failure
+
+
+async def _tls_arguments(url: BrokerUrl, security: tls.Tls) -> dict[str, Any]:
+    """What aiormq hands on to asyncio. Without a context of ours it would make one of its own."""
+    if url.is_tls:
+        context = await asyncio.to_thread(security.context)
+        return {"context": context, "server_hostname": security.server_name or url.host}
+    if security.is_given:
+        raise tls.TlsProblem(
+            "settings for TLS are given (LEVERET_TLS_…, or parameters), and this URL is for plain "
+            "connections: write amqps://, or unset them"
+        )
+    return {}
 
 
 async def _dial(connection: aiormq.abc.AbstractConnection) -> None:
@@ -158,16 +188,26 @@ async def open_channel(
     return channel
 
 
-def _unreachable(url: BrokerUrl, error: BaseException | None) -> TransportUnreachable:
-    # aiormq wraps what the operating system said; for its own refusals the cause is a cancellation.
-    cause = error.__cause__ if error is not None else None
-    match cause if isinstance(cause, OSError) else error:
-        case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
-            return Hopeless(f"{url} refused the login of user {url.user!r}")
+def _unreachable(
+    url: BrokerUrl, error: BaseException | None, security: tls.Tls
+) -> TransportUnreachable:
+    match _cause_of(error):
+        case exceptions.ProbableAuthenticationError():
+            return Hopeless(f"{url} refused the login of {_who(url, security)}")
+        case exceptions.AuthenticationError() as reason:
+            return Hopeless(
+                f"{url} refused the login of {_who(url, security)}: it offers the mechanisms "
+                f"{str(reason.args[0]).replace(' ', ', ')}"
+            )
+        case ssl.SSLError() as reason:
+            name = security.server_name or url.host
+            if told := tls.meaning(reason, name=name, tls=security):
+                return Hopeless(f"{url} can't be used: {told}")
+            return TransportUnreachable(f"{url} can't be reached: TLS failed ({reason.reason})")
         case exceptions.InvalidFrameError():
             return Hopeless(
                 f"{url} refused the virtual host {url.vhost!r}: it does not exist, "
-                f"or user {url.user!r} may not use it"
+                f"or {_who(url, security)} may not use it"
             )
         case exceptions.ProtocolSyntaxError() | exceptions.IncompatibleProtocolError():
             return Hopeless(f"{url} is reachable, but what answers there speaks no AMQP 0-9-1")
@@ -177,13 +217,35 @@ def _unreachable(url: BrokerUrl, error: BaseException | None) -> TransportUnreac
             return TransportUnreachable(
                 f"{url} can't be reached: nothing listens at {url.host}:{url.port}"
             )
-        case ssl.SSLError() as reason:
-            return TransportUnreachable(f"{url} can't be reached: TLS failed ({reason.reason})")
         case OSError() as reason if reason.strerror:
             return TransportUnreachable(f"{url} can't be reached: {reason.strerror}")
         case _ as reason:
             kind = type(reason).__name__ if reason else "no answer"
             return TransportUnreachable(f"{url} can't be reached: the connection broke ({kind})")
+
+
+def _cause_of(error: BaseException | None) -> BaseException | None:
+    """What the operating system or OpenSSL said, if it did, below what aiormq wrapped it in."""
+    cause = error
+    while isinstance(cause, exceptions.AMQPError):
+        cause = cause.__cause__  # of aiormq's own refusals it is a cancellation, or nothing
+    return cause if isinstance(cause, OSError) else error
+
+
+def _was_cut_off(error: BaseException | None) -> bool:
+    """Whether something listened, and had no answer to the beginning of AMQP."""
+    if isinstance(error, exceptions.ProbableAuthenticationError):
+        return False
+    cut_off = exceptions.AMQPConnectionError | exceptions.InvalidFrameError
+    return isinstance(error, cut_off) and not isinstance(
+        _cause_of(error), ConnectionRefusedError | socket.gaierror
+    )
+
+
+def _who(url: BrokerUrl, security: tls.Tls) -> str:
+    if url.query.get("auth", "").upper() == "EXTERNAL":
+        return f"the user of the certificate {security.cert}"
+    return f"user {url.user!r}"
 
 
 async def is_blocked(connection: aiormq.Connection) -> bool:

@@ -20,6 +20,12 @@ class BrokerUrl:
     user: str
     vhost: str
     redacted: str
+    is_tls: bool = False
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Its parameters."""
+        return dict(parse_qsl(urlsplit(self.text).query, keep_blank_values=True))
 
     def __str__(self) -> str:
         return self.redacted
@@ -45,6 +51,12 @@ def parse(text: str) -> BrokerUrl:
         raise TransportUnreachable(f"{shown} is no broker URL") from (
             None if "@" in text else error
         )
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
+        # Taken as it stands, a part of the password would be the port or the virtual host.
+        raise TransportUnreachable(
+            f"{shown} is no broker URL: characters such as / ? # @ in a password or a virtual "
+            "host have to be percent-encoded, / as %2F"
+        )
     if parts.scheme not in _PORTS or not parts.hostname:
         raise TransportUnreachable(
             f"{shown} is no broker URL: write amqp://user:password@host:5672/vhost, or amqps:// "
@@ -57,14 +69,20 @@ def parse(text: str) -> BrokerUrl:
         user=unquote(parts.username or "guest"),
         vhost=unquote(parts.path[1:]) or "/",
         redacted=shown,
+        is_tls=parts.scheme == "amqps",
     )
 
 
 def redact(url: str) -> str:
-    """The URL with its password, if any, replaced; fit for messages and logs."""
-    scheme, separator, rest = url.partition("://")
-    credentials, at, location = rest.rpartition("@")
+    """The text with a URL's password, if any, replaced; fit for messages and logs.
+
+    A URL that is none may hold a password too: whatever stands before the last `@` is hidden.
+    """
+    head, at, location = url.rpartition("@")
+    scheme, separator, credentials = head.partition("://")
+    if not separator:
+        scheme, credentials = "", head
     user, colon, _ = credentials.partition(":")
-    if not (separator and at and colon):
+    if not (at and colon):
         return url
-    return f"{scheme}://{user}:{_HIDDEN}@{location}"
+    return f"{scheme}{separator}{user}:{_HIDDEN}@{location}"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leveret_broker import logs
+from leveret_broker import logs, tls
 from leveret_broker.errors import TransportError
 from leveret_broker.lifecycle import Connected
 from leveret_broker.rabbitmq import RabbitTransport
@@ -21,9 +21,10 @@ async def serve(
 ) -> None:
     """Run a coordinator against RabbitMQ until SIGTERM or SIGINT, then stop it cleanly.
 
-    Raises `TransportUnreachable`, or a `CatalogError` that says why the catalog can't be used.
+    Raises `TransportUnreachable`, `TlsProblem` for settings that make no sense, or a `CatalogError`
+    that says why the catalog can't be used.
     """
-    transport = RabbitTransport(url, name="leveret-coordinator")
+    transport = RabbitTransport(url, name="leveret-coordinator", security=tls.from_environment())
     service = CoordinatorService(transport, catalog_path, settings=settings)
     await run_until_signalled(Connected(transport, service))
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TransportError as error:
         sys.stderr.write(f"{error}\n")
         return 4
-    except CatalogError as error:
+    except (CatalogError, tls.TlsProblem) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0

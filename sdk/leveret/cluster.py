@@ -3,6 +3,7 @@
 from leveret.connection import Connection
 from leveret.errors import CoordinatorUnreachable
 from leveret.session import Session
+from leveret.settings import security
 from leveret_broker.errors import TransportUnreachable
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.urls import redact
@@ -14,7 +15,9 @@ class ClusterBackend:
     def __init__(self, url: str, *, project: str | None, key: bytes | None, timeout: float) -> None:
         self._project = project
         self._key = key
-        self._transport = RabbitTransport(url, name="leveret-client", connect_timeout=timeout)
+        self._transport = RabbitTransport(
+            url, name="leveret-client", connect_timeout=timeout, security=security()
+        )
         self._session = Session(self._transport, where=redact(url), patience=timeout)
 
     async def open(self) -> Connection:

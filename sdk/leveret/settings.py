@@ -2,11 +2,15 @@
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leveret.errors import SettingError
+
+if TYPE_CHECKING:
+    from leveret_broker.tls import Tls
 
 
 class Settings(BaseSettings):
@@ -50,3 +54,16 @@ def settings() -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "".join(str(part) for part in first["loc"]).upper()
         raise SettingError(f"LEVERET_{name}: {first['msg']}") from None
+
+
+def security() -> "Tls":
+    """How `amqps://` connections are made, from the variables `LEVERET_TLS_…`.
+
+    Raises `SettingError` naming the variable.
+    """
+    from leveret_broker import tls
+
+    try:
+        return tls.from_environment()
+    except tls.TlsProblem as error:
+        raise SettingError(str(error)) from None

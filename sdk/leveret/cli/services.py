@@ -19,7 +19,7 @@ from leveret.client import checked_project
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, StateError
-from leveret.settings import settings
+from leveret.settings import security, settings
 from leveret_broker import logs, topology
 from leveret_broker.errors import TransportUnreachable
 from leveret_broker.lifecycle import Connected, Service
@@ -144,7 +144,8 @@ class Draining:
 
 
 def _transport(url: str, name: str) -> RabbitTransport:
-    return RabbitTransport(url, name=name, connect_timeout=settings().connect_timeout)
+    timeout = settings().connect_timeout
+    return RabbitTransport(url, name=name, connect_timeout=timeout, security=security())
 
 
 def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
