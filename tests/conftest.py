@@ -1,26 +1,44 @@
 """Fixtures for the whole suite."""
 
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
 from tests import rabbit
 
+Tell = Callable[[str], None]
+
 
 @pytest.fixture(scope="session")
-def rabbit_node(pytestconfig: pytest.Config) -> Generator[rabbit.RabbitNode]:
+def tell(pytestconfig: pytest.Config) -> Tell:
+    """Shows a line at once, whichever process the test runs in: a hang must show where it is."""
+    capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def show(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{line}", file=sys.__stderr__, flush=True)
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def rabbit_node(tell: Tell) -> Generator[rabbit.RabbitNode]:
     """The suite's RabbitMQ. `tests/rabbit.py` says where it comes from."""
-    manager = pytestconfig.pluginmanager
-    terminal = manager.getplugin("terminalreporter")
-    capture: Any = manager.getplugin("capturemanager")
-    assert isinstance(terminal, pytest.TerminalReporter)
+    with rabbit.interrupted_by_sigterm(), rabbit.running_node(tell) as node:
+        yield node
 
-    def report(line: str) -> None:
-        with capture.global_and_fixture_disabled():  # a hang must show where it is
-            terminal.write_line(f"\nrabbitmq: {line}")
 
-    with rabbit.interrupted_by_sigterm(), rabbit.running_node(report) as node:
+@pytest.fixture(scope="module")
+def own_rabbit_node(request: pytest.FixtureRequest, tell: Tell) -> Generator[rabbit.PrivateNode]:
+    """A node for a module that kills it."""
+    if rabbit.installed_scripts() is None:
+        request.getfixturevalue("rabbit_node")  # may install one
+    scripts = rabbit.installed_scripts()
+    if scripts is None:
+        rabbit.missing("a RabbitMQ that can be killed is needed: install rabbitmq-server")
+    with rabbit.interrupted_by_sigterm(), rabbit.own_node(scripts, tell) as node:
         yield node
 
 

@@ -238,6 +238,7 @@ class DockerNode(RabbitNode):
 @contextmanager
 def running_node(report: Callable[[str], None]) -> Generator[RabbitNode]:
     """The suite's RabbitMQ, stopped afterwards if it was started here; `report` gets the news."""
+    install_if_needed(report)
     if url := os.environ.get("LEVERET_TEST_URL"):
         report(f"using {redact(url)} of LEVERET_TEST_URL")
         yield GivenNode(url, shlex.split(os.environ.get("LEVERET_TEST_CTL", "")))
@@ -245,11 +246,6 @@ def running_node(report: Callable[[str], None]) -> Generator[RabbitNode]:
         yield from _private(scripts, report)
     elif _has_docker():
         yield from _in_docker(report)
-    elif _can_install():
-        _install(report)
-        installed = installed_scripts()
-        assert installed is not None, "the package holds no rabbitmq-server"
-        yield from _private(installed, report)
     else:
         missing("there is no RabbitMQ: install rabbitmq-server or Docker, or set LEVERET_TEST_URL")
 
@@ -328,6 +324,16 @@ def _can_install() -> bool:
         and Path("/etc/debian_version").exists()
         and shutil.which("apt-get") is not None
     )
+
+
+def install_if_needed(report: Callable[[str], None]) -> None:
+    """Install a RabbitMQ if there is none to be had otherwise. `scripts/test` does it beforehand:
+    the processes in which the tests run would get into each other's way."""
+    if os.environ.get("LEVERET_TEST_URL") or installed_scripts() or _has_docker():
+        return
+    if _can_install():
+        _install(report)
+        assert installed_scripts() is not None, "the package holds no rabbitmq-server"
 
 
 def _install(report: Callable[[str], None]) -> None:
@@ -502,3 +508,7 @@ def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{otherwise} within {STARTUP_TIMEOUT:g} s")
         time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    install_if_needed(print)

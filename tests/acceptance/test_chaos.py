@@ -4,7 +4,6 @@ A seed decides what is asked for and what is done to those who do it; `scripts/c
 it again. The second half is about the verdict itself: it sees what it should.
 """
 
-from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,42 +16,12 @@ from tests.acceptance.chaos.driver import Entry
 from tests.acceptance.chaos.evidence import Evidence, Row
 from tests.acceptance.chaos.ledger import Event, Line
 from tests.acceptance.chaos.run import run
+from tests.conftest import Tell
 
 SEEDS = (3, 9)
 """Every kind of fault comes up with each of them."""
 FAULTS = 101
 """Of each seed: more than 200 in all."""
-
-Tell = Callable[[str], None]
-
-
-@pytest.fixture(scope="module")
-def tell(pytestconfig: pytest.Config) -> Tell:
-    """Shows a line at once: it takes minutes, and a hang must show where it is."""
-    manager = pytestconfig.pluginmanager
-    terminal = manager.getplugin("terminalreporter")
-    capture: Any = manager.getplugin("capturemanager")
-    assert isinstance(terminal, pytest.TerminalReporter)
-
-    def show(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            terminal.write_line(f"\nchaos: {line}")
-
-    return show
-
-
-@pytest.fixture(scope="module")
-def vhosts(
-    request: pytest.FixtureRequest, tell: Tell
-) -> Generator[tuple[rabbit.PrivateNode, rabbit.VirtualHosts]]:
-    """A node of its own, since it is killed."""
-    if rabbit.installed_scripts() is None:
-        request.getfixturevalue("rabbit_node")  # may install one
-    scripts = rabbit.installed_scripts()
-    if scripts is None:
-        rabbit.missing("a RabbitMQ that can be killed is needed: install rabbitmq-server")
-    with rabbit.interrupted_by_sigterm(), rabbit.own_node(scripts, tell) as node:
-        yield node, rabbit.VirtualHosts(node)
 
 
 @pytest.mark.rabbitmq
@@ -60,12 +29,12 @@ def vhosts(
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_is_killed_every_run_ends_once_and_right(
     seed: int,
-    vhosts: tuple[rabbit.PrivateNode, rabbit.VirtualHosts],
+    own_rabbit_node: rabbit.PrivateNode,
     tmp_path: Path,
     tell: Tell,
 ) -> None:
-    node, hosts = vhosts
-    story = run(node, hosts.take(), tmp_path, tell, seed=seed, count=FAULTS)
+    url = rabbit.VirtualHosts(own_rabbit_node).take()
+    story = run(own_rabbit_node, url, tmp_path, tell, seed=seed, count=FAULTS)
     assert len(story.done) == FAULTS
 
 

@@ -5,7 +5,6 @@ declaration ("segment_writer: failed to open segment file … enoent" in its log
 """
 
 import asyncio
-from collections.abc import Generator
 
 import pytest
 
@@ -23,26 +22,10 @@ PUBLISH_TIMEOUT = 3.0
 """Seconds until the coordinator gives up a publication."""
 
 
-@pytest.fixture
-def node(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> Generator[rabbit.PrivateNode]:
-    """A node of its own, since it is killed."""
-    if rabbit.installed_scripts() is None:
-        request.getfixturevalue("rabbit_node")  # may install one
-    scripts = rabbit.installed_scripts()
-    if scripts is None:
-        rabbit.missing("a RabbitMQ that can be killed is needed: install rabbitmq-server")
-
-    def tell(line: str) -> None:
-        with capsys.disabled():
-            print(f"\nrabbitmq: {line}")
-
-    with rabbit.interrupted_by_sigterm(), rabbit.own_node(scripts, tell) as node:
-        yield node
-
-
-async def test_a_queue_that_broke_with_its_broker_is_made_anew(node: rabbit.PrivateNode) -> None:
+async def test_a_queue_that_broke_with_its_broker_is_made_anew(
+    own_rabbit_node: rabbit.PrivateNode,
+) -> None:
+    node = own_rabbit_node
     cluster = Cluster(node.url, [on.add], project=PROJECT, publish_timeout=PUBLISH_TIMEOUT)
     async with cluster, leveret.connect(node.url, project=PROJECT, key=key_text()):
         assert await on.add(1) == 2
