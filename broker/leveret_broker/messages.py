@@ -165,6 +165,20 @@ class Submission(Wire):
     """The round of the parent's run in which the call was made."""
     recorded: Recorded | None = None
     """Set for a step: nothing is executed, `target.kind` is `step`."""
+    inputs: tuple[str, ...] = ()
+    """Runs of the same project whose results belong into the arguments, which say where: it is
+    executed once all of them have succeeded. They are submitted before it."""
+    is_input: bool = False
+    """Asked for as an input: its caller wants to hear that it is accepted, and not how it ends."""
+
+
+class Input(Wire):
+    """A result that belongs into an invocation's arguments."""
+
+    run: str
+    """The one that it is the result of."""
+    result: bytes | None = None
+    """`None` if it is too large to come along: the worker attaches to the run."""
 
 
 class Invocation(Wire):
@@ -186,6 +200,7 @@ class Invocation(Wire):
     """It may have been published before: claim it before starting."""
     claim: bool = False
     """Claim it before starting, so that its worker is known if it dies at once: others did."""
+    inputs: tuple[Input, ...] = ()
 
 
 class Outcome(Wire):
@@ -315,6 +330,8 @@ class Cancel(Wire):
     """The project that the runs have to belong to, if one is known."""
     callers: tuple[Caller, ...] = ()
     """Of those of the runs that a workflow stops, which had called them."""
+    unneeded: tuple[str, ...] = ()
+    """Inputs of what is stopped: they are stopped as well, unless somebody else needs them."""
 
 
 class Retry(Wire):
@@ -454,9 +471,17 @@ class Resolved(Wire):
 
 
 RefusalCode = Literal[
-    "unidentified", "not-deployed", "conflict", "unknown-run", "invalid", "key-conflict", "state"
+    "unidentified",
+    "not-deployed",
+    "conflict",
+    "unknown-run",
+    "invalid",
+    "key-conflict",
+    "state",
+    "unready",
 ]
-"""`state`: the run is in a state in which this can't be done."""
+"""`state`: the run is in a state in which this can't be done. `unready`: a submission came before
+those of its inputs, and is to be sent again."""
 
 
 class Refused(Wire):
@@ -538,6 +563,8 @@ class Finished(Wire):
     """The attempt at its parent whose code stopped it."""
     has_parent_ended: bool = False
     """Whether its parent had ended as well when this was told."""
+    blames: str | None = None
+    """The input that did not succeed, if it was not executed for that."""
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
@@ -590,8 +617,11 @@ class RunRow(Wire):
     key: str | None = None
     due_at: float | None = None
     """When it goes on, if it waits for a time."""
+    waits_for: int = 0
+    """How many of its inputs it waits for."""
+    inputs: tuple[str, ...] = ()
+    """The runs whose results are its arguments. In a tree only, like the attempts."""
     attempts: tuple[AttemptRow, ...] = ()
-    """In a tree only."""
 
 
 class WorkerRow(Wire):

@@ -12,7 +12,7 @@ from typing import Any
 
 from leveret_broker.messages import Finished
 from leveret_broker.topology import work_queue_name
-from leveret_coordinator import rows, statements
+from leveret_coordinator import provisions, rows, statements
 from leveret_coordinator.database import Database, in_a_thread, mapped_errors
 from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import CatalogConflict
@@ -101,11 +101,17 @@ class Catalog:
 
     async def load(self, needs: Needs, *, alive: Liveness) -> Facts:
         """The rows that a batch names."""
-        runs = await self._runs_named(needs.runs)
+        runs = await self._runs_named(needs.runs | needs.inputs)
         below = await self._runs_below(needs.below)
-        ending = needs.runs | {run.id for _, run in below if run.finished_at is None}
+        stopped = [run for _, run in below if run.finished_at is None]
+        edges = await provisions.edges(self.rows, needs, runs, stopped)
+        below += await self._runs_below(frozenset(run.id for _, run in edges.missing))
+        may_end = [*stopped, *edges.runs]
+        ending = needs.runs | {run.id for run in may_end}
         told = needs.asked | needs.lost | needs.moved
-        definitions = needs.definitions | {run.definition for run in runs if run.id in told}
+        definitions = needs.definitions | {
+            run.definition for run in (*runs, *may_end) if run.id in told or run.is_input
+        }
         known = await self._known(definitions, needs.names)
         if needs.moved:
             known = await self._known(
@@ -120,6 +126,8 @@ class Catalog:
             runs=runs,
             below=below,
             waiters=await self._waiters(ending) if runs else (),
+            dependents=edges.dependents,
+            missing=edges.missing,
             ended=await self._ended(needs.asked) if runs else (),
             workers=await self._workers(workers, alive),
             lost=await self._lost(needs.lost),
@@ -265,6 +273,10 @@ class Catalog:
         inserted = [rows.new_run_row(new) for new in runs]
         await self._many_expected("insert_runs", inserted)
         await self._many("insert_arguments", inserted)
+        inputs: list[Row] = [
+            {"run": new.run.id, "inputs": _array(new.inputs)} for new in runs if new.inputs
+        ]
+        await self._many("insert_inputs", inputs)
 
     async def _change_runs(self, changed: Sequence[ChangedRun]) -> None:
         await self._many_expected("change_runs", [rows.changed_run_row(each) for each in changed])
@@ -310,12 +322,12 @@ class Catalog:
         created_at, seq = -math.inf, 0
         while found := await self.rows("pending_runs", created_at=created_at, seq=seq, most=page):
             created_at, seq = found[-1]["created_at"], found[-1]["seq"]
-            yield [rows.pending_run_of(row) for row in found]
+            yield await provisions.provided(self.rows, [rows.pending_run_of(row) for row in found])
 
     async def pending_named(self, runs: Iterable[str]) -> list[PendingRun]:
         """Those of the runs whose invocation is to be published."""
         found = await self.rows("pending_named", ids=_array(runs))
-        return [rows.pending_run_of(row) for row in found]
+        return await provisions.provided(self.rows, [rows.pending_run_of(row) for row in found])
 
     async def unanswered(self, *, page: int) -> AsyncGenerator[list[Answer], None]:
         """The ends of runs that sessions are to be told, page by page."""

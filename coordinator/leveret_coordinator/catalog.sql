@@ -185,7 +185,7 @@ SELECT run_id, session FROM waiters WHERE run_id IN (SELECT value FROM json_each
 
 -- name: ended(ids)
 SELECT
-    runs.id, runs.state, runs.attempt, runs.parent_round, runs.stopped_by,
+    runs.id, runs.state, runs.attempt, runs.parent_round, runs.stopped_by, runs.blames,
     parents.finished_at IS NOT NULL AS has_parent_ended, results.result, results.error,
     runs.failure_type, runs.failure_message, results.failure_traceback
 FROM runs
@@ -193,18 +193,117 @@ LEFT JOIN runs AS parents ON parents.id = runs.parent
 LEFT JOIN results ON results.seq = runs.seq
 WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND runs.finished_at IS NOT NULL;
 
+-- inputs ------------------------------------------------------------------------------------------
+-- Each is only asked about runs that have inputs, or are some.
+
+-- name: dependents_of(ids)
+-- What waits for these runs.
+SELECT made.id AS input, current_runs.*
+FROM runs AS made
+JOIN inputs ON inputs.input = made.seq
+JOIN current_runs ON current_runs.seq = inputs.seq
+WHERE made.id IN (SELECT value FROM json_each(:ids)) AND current_runs.waits_for > 0
+ORDER BY current_runs.seq;
+
+-- name: all_dependents_of(ids)
+-- What waits for these runs, and what waits for that.
+WITH RECURSIVE waiting (input, seq) AS (
+    SELECT inputs.input, inputs.seq
+    FROM runs AS made
+    JOIN inputs ON inputs.input = made.seq
+    JOIN runs ON runs.seq = inputs.seq
+    WHERE made.id IN (SELECT value FROM json_each(:ids)) AND runs.waits_for > 0
+    UNION
+    SELECT inputs.input, inputs.seq
+    FROM waiting
+    JOIN inputs ON inputs.input = waiting.seq
+    JOIN runs ON runs.seq = inputs.seq
+    WHERE runs.waits_for > 0
+)
+SELECT made.id AS input, current_runs.*
+FROM waiting
+JOIN runs AS made ON made.seq = waiting.input
+JOIN current_runs ON current_runs.seq = waiting.seq
+ORDER BY current_runs.seq;
+
+-- name: missing_inputs(ids)
+-- The inputs of these runs that have not succeeded, and theirs.
+WITH RECURSIVE missing (seq, input) AS (
+    SELECT inputs.seq, inputs.input
+    FROM runs
+    JOIN inputs ON inputs.seq = runs.seq
+    JOIN runs AS made ON made.seq = inputs.input
+    WHERE runs.id IN (SELECT value FROM json_each(:ids)) AND made.state != 'succeeded'
+    UNION
+    SELECT inputs.seq, inputs.input
+    FROM missing
+    JOIN inputs ON inputs.seq = missing.input
+    JOIN runs AS made ON made.seq = inputs.input
+    WHERE made.state != 'succeeded'
+)
+SELECT dependent.id AS dependent, current_runs.*
+FROM missing
+JOIN runs AS dependent ON dependent.seq = missing.seq
+JOIN current_runs ON current_runs.seq = missing.input
+ORDER BY current_runs.seq;
+
+-- name: input_results(ids, most)
+-- The inputs of each of the runs, with their results if all of these have so many bytes at most.
+WITH wanted (id, seq) AS (
+    SELECT id, seq FROM runs WHERE id IN (SELECT value FROM json_each(:ids))
+), sized (seq, bytes) AS (
+    SELECT wanted.seq, sum(length(results.result))
+    FROM wanted
+    JOIN inputs ON inputs.seq = wanted.seq
+    JOIN results ON results.seq = inputs.input
+    GROUP BY wanted.seq
+)
+SELECT
+    wanted.id AS dependent, made.id AS input,
+    CASE WHEN sized.bytes <= :most THEN results.result END AS result
+FROM wanted
+JOIN inputs ON inputs.seq = wanted.seq
+JOIN runs AS made ON made.seq = inputs.input
+LEFT JOIN sized ON sized.seq = wanted.seq
+LEFT JOIN results ON results.seq = inputs.input
+ORDER BY wanted.seq, inputs.input;
+
+-- name: input_ids(ids)
+SELECT runs.id AS dependent, made.id AS input
+FROM runs
+JOIN inputs ON inputs.seq = runs.seq
+JOIN runs AS made ON made.seq = inputs.input
+WHERE runs.id IN (SELECT value FROM json_each(:ids))
+ORDER BY runs.seq, inputs.input;
+
+-- name: unended_inputs(run, most)
+SELECT run_rows.*
+FROM runs
+JOIN inputs ON inputs.seq = runs.seq
+JOIN run_rows ON run_rows.seq = inputs.input
+WHERE runs.id = :run AND run_rows.finished_at IS NULL
+ORDER BY run_rows.seq
+LIMIT :most;
+
 -- runs: what a decision writes --------------------------------------------------------------------
 
 -- name: insert_runs*!
 INSERT INTO runs (
     id, project, definition, kind, root, parent, identity, ordinal, key, digest, asked_for, options,
-    state, since, attempt, round, parent_round, failures, losses, retried_by, stopped_by,
-    created_at, started_at, finished_at, failure_type, failure_message
+    state, since, attempt, round, parent_round, failures, losses, retried_by, stopped_by, inputs,
+    waits_for, is_input, blames, created_at, started_at, finished_at, failure_type, failure_message
 ) VALUES (
     :id, :project, :definition, :kind, :root, :parent, :identity, :ordinal, :key, :digest,
     :asked_for, :options, :state, :since, :attempt, :round, :parent_round, :failures, :losses,
-    :retried_by, :stopped_by, :created_at, :started_at, :finished_at, :failure_type, :failure_message
+    :retried_by, :stopped_by, :inputs, :waits_for, :is_input, :blames, :created_at, :started_at,
+    :finished_at, :failure_type, :failure_message
 );
+
+-- name: insert_inputs*!
+INSERT INTO inputs (seq, input)
+SELECT (SELECT seq FROM runs WHERE id = :run), seq
+FROM runs
+WHERE id IN (SELECT value FROM json_each(:inputs));
 
 -- name: insert_arguments*!
 INSERT INTO arguments (seq, body) SELECT seq, :arguments FROM runs WHERE id = :id;
@@ -224,6 +323,9 @@ UPDATE runs SET
     losses = :losses,
     retried_by = :retried_by,
     stopped_by = :stopped_by,
+    waits_for = :waits_for,
+    is_input = :is_input,
+    blames = :blames,
     started_at = :started_at,
     finished_at = :finished_at,
     failure_type = :failure_type,

@@ -38,6 +38,7 @@ from leveret_broker.messages import (
 from leveret_coordinator import (
     claims,
     ending,
+    inputs,
     interventions,
     news,
     opening,
@@ -83,6 +84,7 @@ class _Deciding:
         self._goodbyes: dict[str, None] = {}
         self._joined: dict[str, None] = {}
         self._queues: dict[str, None] = {}
+        self._unready: list[Submit] = []
         self._postponed: list[Cancel] = []
         self._questions: list[Question] = []
         self._unknown: list[Outcomes] = []
@@ -99,9 +101,14 @@ class _Deciding:
         )
 
     def take(self, message: Message) -> None:
+        self._take(message)
+        inputs.settle(self._ledger)
+
+    def _take(self, message: Message) -> None:
         match message:
             case Submit():
-                submissions.submit(message, self._ledger)
+                if unready := submissions.submit(message, self._ledger):
+                    self._unready.append(unready)
             case Outcomes():
                 self._news(message)
             case Attach():
@@ -121,12 +128,16 @@ class _Deciding:
                 self._reply_to(message)
 
     def take_postponed(self) -> None:
-        """The cancellations of runs that were not known when their turn came."""
-        for message in self._postponed:
-            interventions.cancel(message, self._ledger)
+        """What named runs that were not known when its turn came: those it needs, or stops."""
+        for submit in self._unready:
+            submissions.submit(submit, self._ledger, is_late=True)
+            inputs.settle(self._ledger)
+        for cancel in self._postponed:
+            interventions.cancel(cancel, self._ledger)
+            inputs.settle(self._ledger)
 
     def _cancel_or_postpone(self, message: Cancel) -> None:
-        if all(self._ledger.run(run) for run in message.runs):
+        if all(self._ledger.run(run) for run in (*message.runs, *message.unneeded)):
             interventions.cancel(message, self._ledger)
         else:
             self._postponed.append(message)

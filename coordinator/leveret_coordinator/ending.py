@@ -10,6 +10,7 @@ from leveret_coordinator.records import Attempt, End, LostAttempt, Run
 WORKER_LOST = "leveret.errors.WorkerLost"
 RUN_TIMEOUT = "leveret.errors.RunTimeout"
 PAYLOAD_ERROR = "leveret.errors.PayloadError"
+INPUT_FAILED = "leveret.errors.InputFailed"
 """What callers know the coordinator's own failures as."""
 
 STEADY_AFTER = 60.0
@@ -32,13 +33,16 @@ def end(
     error: bytes | None = None,
     failure: Failure | None = None,
     finished_at: float | None = None,
+    blames: str | None = None,
 ) -> None:
     """The run has ended."""
     at = ledger.now if finished_at is None else finished_at
     if run.has_timers:
         ledger.clear_timers(run.id)
     ledger.close_attempt(run, state)
-    ledger.change(run, state, finished_at=at, failure=failure, holder=None)
+    ledger.change(
+        run, state, finished_at=at, failure=failure, holder=None, waits_for=0, blames=blames
+    )
     ledger.end(
         End(
             run=run.id,
@@ -46,6 +50,7 @@ def end(
             attempt=run.attempt,
             parent_round=run.parent_round,
             stopped_by=run.stopped_by,
+            blames=blames,
             result=result,
             error=error,
             failure=failure,

@@ -60,6 +60,12 @@ class WrongState(RequestRefused):
     code: ClassVar[RefusalCode] = "state"
 
 
+class Unready(RequestRefused):
+    """A submission whose inputs are not here yet, or not those of its round."""
+
+    code: ClassVar[RefusalCode] = "unready"
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 

@@ -80,16 +80,19 @@ class _Explaining:
         chain: list[str] = []
         while len(chain) < DEEPEST:
             chain.append(row["id"])
-            children = await self._unended(row)
-            if not children:
+            causes = await self._unended(row)
+            if not causes:
                 sentences.append(await self._cause(row))
                 break
-            first = min(children, key=lambda child: _URGENCY[child["state"]])
-            sentences.append(_waits_for(row, children, first))
+            first = min(causes, key=lambda cause: _URGENCY[cause["state"]])
+            sentences.append(_waits_for(row, causes, first))
             row = first
         return sentences, chain
 
     async def _unended(self, row: Any) -> Sequence[Any]:
+        """What it waits for: its inputs, or what it called."""
+        if row["waits_for"]:
+            return await self._catalog.rows("unended_inputs", run=row["id"], most=MOST_CHILDREN)
         if row["kind"] != "workflow" or row["state"] not in ("queued", "running"):
             return ()  # what is queued may execute, unheard, for a moment; children tell
         if row["state"] == "queued" and not await self._is_served(row):
@@ -232,6 +235,9 @@ def _failure(row: Any) -> str:
 
 
 def _waits_for(row: Any, children: Sequence[Any], first: Any) -> str:
+    if row["waits_for"]:
+        count = f"{row['waits_for']} of its {_times(row['inputs'], 'input')}"
+        return f"{_name(row)} waits for {count}, such as {first['id']}."
     if len(children) == 1:
         return f"{_name(row)} waits for what it called."
     count = f"{len(children)} or more" if len(children) == MOST_CHILDREN else str(len(children))

@@ -50,6 +50,12 @@ class Needs:
     """Runs whose lost attempts may have to be told."""
     sleeping: frozenset[str]
     """Sleeps that are over."""
+    inputs: frozenset[str]
+    """Runs that submissions name as inputs."""
+    succeeding: frozenset[str]
+    """Runs that are told to have succeeded."""
+    ending: frozenset[str]
+    """Runs that may end in another way, beside those in `below`."""
     definitions: frozenset[str]
     """Database ids."""
     names: frozenset[str]
@@ -77,6 +83,10 @@ class Facts:
     """The results of sleeps that are over."""
     arguments: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     """Of the runs that are asked for by a key."""
+    dependents: Sequence[tuple[str, Run]] = ()
+    """For each run that may end, by its id: what waits for it."""
+    missing: Sequence[tuple[str, Run]] = ()
+    """For each run that may be stopped or opened again, by its id: its inputs without a result."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,6 +99,9 @@ class _Collected:
     workers: set[str] = field(default_factory=set[str])
     lost: set[str] = field(default_factory=set[str])
     sleeping: set[str] = field(default_factory=set[str])
+    inputs: set[str] = field(default_factory=set[str])
+    succeeding: set[str] = field(default_factory=set[str])
+    ending: set[str] = field(default_factory=set[str])
     definitions: set[str] = field(default_factory=set[str])
     names: set[str] = field(default_factory=set[str])
 
@@ -107,6 +120,9 @@ def needs_of(messages: Iterable[Message]) -> Needs:
         workers=frozenset(needs.workers),
         lost=frozenset(needs.lost),
         sleeping=frozenset(needs.sleeping),
+        inputs=frozenset(needs.inputs),
+        succeeding=frozenset(needs.succeeding),
+        ending=frozenset(needs.ending),
         definitions=frozenset(needs.definitions),
         names=frozenset(needs.names),
     )
@@ -134,7 +150,8 @@ def _collect_asked(message: Attach | Cancel | Retry, needs: _Collected) -> None:
     runs = (message.run,) if isinstance(message, Retry) else message.runs
     needs.runs.update(runs)
     if isinstance(message, Cancel):
-        needs.below.update(runs)
+        needs.below.update(runs, message.unneeded)
+        needs.runs.update(message.unneeded)
         needs.runs.update(caller.parent for caller in message.callers)
     else:
         needs.asked.update(runs)
@@ -146,6 +163,7 @@ def _collect_noticed(
     message: RefusedAttempt | Vanished | Orphan | Timer, needs: _Collected
 ) -> None:
     needs.runs.add(message.run)
+    needs.ending.add(message.run)
     if isinstance(message, Orphan):
         needs.lost.add(message.run)
         needs.workers.add(message.worker)
@@ -158,11 +176,14 @@ def _collect_noticed(
 def _collect_news(message: Outcomes, needs: _Collected) -> None:
     needs.runs.update(outcome.run for outcome in message.outcomes)
     needs.runs.update(started.run for started in message.started)
+    for told in message.outcomes:
+        (needs.succeeding if told.state == "succeeded" else needs.ending).add(told.run)
     needs.below.update(told.run for told in message.outcomes if told.state == "timed-out")
     lost = [outcome.run for outcome in message.outcomes if outcome.state == "lost"]
     claimed = [claim.run for claim in message.claims]
     if lost or claimed:
         needs.runs.update(claimed)
+        needs.ending.update(claimed)
         needs.lost.update(lost, claimed)
         needs.workers.add(message.worker)
 
@@ -171,6 +192,7 @@ def _collect_submissions(message: Submit, needs: _Collected) -> None:
     for submission in message.submissions:
         needs.runs.add(submission.run)
         needs.asked.add(submission.run)
+        needs.inputs.update(submission.inputs)
         if submission.parent is not None:
             needs.runs.add(submission.parent)
         if submission.key is not None:

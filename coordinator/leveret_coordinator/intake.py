@@ -87,10 +87,14 @@ def _ids(message: Arrived) -> list[str]:
         case Outcomes() | Heartbeat() | Goodbye():
             return [message.worker]
         case Submit():
-            return [message.session, *(submission.run for submission in message.submissions)]
+            runs = [submission.run for submission in message.submissions]
+            inputs = [made for submission in message.submissions for made in submission.inputs]
+            return [message.session, *runs, *inputs]
         case Retry() | Explain():
             return [message.session, message.run]
-        case Attach() | Cancel():
+        case Cancel():
+            return [message.session, *message.runs, *message.unneeded]
+        case Attach():
             return [message.session, *message.runs]
         case _:
             return [message.session]

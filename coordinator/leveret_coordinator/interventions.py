@@ -1,9 +1,11 @@
 """What people do to runs: cancel, retry, resume. Pure."""
 
+from typing import Any
+
 from leveret_broker.errors import InvalidName
 from leveret_broker.identifiers import check
 from leveret_broker.messages import Caller, Cancel, Cancelled, Refused, Retried, Retry
-from leveret_coordinator import ending, opening, states, submissions
+from leveret_coordinator import inputs, opening, states, submissions
 from leveret_coordinator.errors import (
     Invalid,
     RequestRefused,
@@ -32,6 +34,7 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
             _named(top, message.project, ledger)
     callers = {caller.run: caller for caller in message.callers}
     stopped: list[str] = []
+    unneeded: list[str] = []
     for top in message.runs:
         caller = callers.get(top)
         if caller is not None and _goes_on(caller, ledger):
@@ -40,8 +43,12 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
             stopped.append(run.id)
             if caller is not None and run.id == top:
                 run = ledger.change(run, stopped_by=caller.attempt)
-            ending.stop(run, "cancelled", ledger)
-    return stopped
+            unneeded += inputs.stop(run, ledger)
+    for made in message.unneeded:
+        caller = callers.get(made)
+        if caller is None or not _goes_on(caller, ledger):
+            unneeded.append(made)
+    return stopped + inputs.stop_unneeded(unneeded, ledger)
 
 
 def _goes_on(caller: Caller, ledger: Ledger) -> bool:
@@ -73,11 +80,13 @@ def _retried(message: Retry, ledger: Ledger) -> Run:
     if run.retried_by == message.request:
         return run  # the same request once more: its answer may not have arrived
     _check_state(run, message)
-    fields = {"retried_by": message.request}
+    fields: dict[str, Any] = {"retried_by": message.request}
     if message.version is not None:
         fields["definition"] = _other_version(run, message.version, ledger).id
     if run.state in ("failed", "cancelled", "parked"):
-        return opening.reopen(run, ledger, **fields)
+        return inputs.retry(run, ledger, **fields)
+    if run.waits_for:
+        return ledger.change(run, **fields)
     ledger.stop(run.id, run.attempt)
     return opening.requeue(run, ledger, round=run.round + 1, failures=0, losses=0, **fields)
 
@@ -100,7 +109,8 @@ def _check_state(run: Run, message: Retry) -> None:
 
 
 def _may_be_retried(run: Run) -> bool:
-    return states.has_ended(run.state) or run.state in ("parked", "waiting")
+    is_delayed = run.state == "waiting" and not run.waits_for
+    return states.has_ended(run.state) or run.state == "parked" or is_delayed
 
 
 def _instead(run: Run) -> str:

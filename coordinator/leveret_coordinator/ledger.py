@@ -4,7 +4,7 @@ A batch may hold a submission and its cancellation, or the same outcome twice: e
 decided upon as if those before it had been written already.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +57,9 @@ class Ledger:
         for top, run in facts.below:
             self._below[top][run.id] = None
             self._runs[run.id] = run
+        self._dependents = self._edges(facts.dependents)
+        self._inputs = self._edges(facts.missing)
+        self._ended_inputs: deque[str] = deque()
         self._before = dict(self._runs)
         self._waiters: dict[str, dict[str, None]] = defaultdict(dict)
         for waiter in facts.waiters:
@@ -80,6 +83,13 @@ class Ledger:
         self._verdicts: list[Judged] = []
         self._suspects: dict[str, None] = {}
         self._refused: list[LateOutcome] = []
+
+    def _edges(self, pairs: Iterable[tuple[str, Run]]) -> dict[str, dict[str, None]]:
+        edges: dict[str, dict[str, None]] = {}
+        for one, other in pairs:
+            edges.setdefault(one, {})[other.id] = None
+            self._runs[other.id] = other
+        return edges
 
     # -- definitions --
 
@@ -112,6 +122,9 @@ class Ledger:
         self._new_runs[new.run.id] = new
         if new.run.parent is not None:
             self._new_children.setdefault(new.run.parent, []).append(new.run.id)
+        for made in new.inputs:
+            self._inputs.setdefault(new.run.id, {})[made] = None
+            self._dependents.setdefault(made, {})[new.run.id] = None
 
     def change(self, run: Run, event: states.Event | None = None, **fields: Any) -> Run:
         """The run with other values, in the state that follows from an event.
@@ -143,6 +156,8 @@ class Ledger:
             end = replace(end, has_parent_ended=True)
         if self._runs[end.run].kind == "step" and not end.has_payload:
             self._reopened[end.run] = None  # what was foreseen of it
+        if self._runs[end.run].is_input:
+            self._ended_inputs.append(end.run)
         self._ends[end.run] = end
         self._dispatched.pop(end.run, None)
         self._repeated.pop(end.run, None)
@@ -172,6 +187,26 @@ class Ledger:
     def repeat(self, run: str) -> None:
         """Publish its attempt once more."""
         self._repeated[run] = None
+
+    # -- inputs --
+
+    def missing(self, run: str) -> list[Run]:
+        """Those of its inputs that have not succeeded, as far as they were looked up."""
+        inputs = (self._runs[made] for made in self._inputs.get(run, ()))
+        return [made for made in inputs if made.state != "succeeded"]
+
+    def dependents(self, run: str) -> list[Run]:
+        """What waits for it, as far as it was looked up."""
+        dependents = (self._runs[dependent] for dependent in self._dependents.get(run, ()))
+        return [dependent for dependent in dependents if dependent.waits_for]
+
+    def is_awaited(self, run: str) -> bool:
+        """Whether a session is to hear how it ends."""
+        return bool(self._waiters.get(run))
+
+    def take_ended_input(self) -> Run | None:
+        """The next of the runs that have ended and may be waited for."""
+        return self._runs[self._ended_inputs.popleft()] if self._ended_inputs else None
 
     # -- attempts --
 

@@ -20,7 +20,7 @@ from leveret_broker.messages import (
     WorkerRow,
 )
 from leveret_broker.topology import work_queue_name
-from leveret_coordinator import resolution, rows, submissions
+from leveret_coordinator import provisions, resolution, rows, submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
@@ -67,10 +67,17 @@ async def _tree(question: ShowRun, catalog: Catalog) -> Tree:
     attempts: dict[str, list[AttemptRow]] = {row["id"]: [] for row in found}
     for row in await catalog.rows("attempts_of", runs=json.dumps(list(attempts))):
         attempts[row["run"]].append(rows.attempt_message(row))
+    inputs = await provisions.ids(catalog.rows, found)
     return Tree(
         request=question.request,
         runs=tuple(
-            run_row(row, row["failure_traceback"], tuple(attempts[row["id"]])) for row in found
+            run_row(
+                row,
+                row["failure_traceback"],
+                attempts=tuple(attempts[row["id"]]),
+                inputs=tuple(inputs.get(row["id"], ())),
+            )
+            for row in found
         ),
     )
 
@@ -140,7 +147,11 @@ def _definition_record(row: Any) -> DefinitionRecord:
 
 
 def run_row(
-    row: Any, traceback: str | None = None, attempts: tuple[AttemptRow, ...] = ()
+    row: Any,
+    traceback: str | None = None,
+    *,
+    attempts: tuple[AttemptRow, ...] = (),
+    inputs: tuple[str, ...] = (),
 ) -> RunRow:
     """A row of the view `run_rows`."""
     return RunRow(
@@ -162,6 +173,8 @@ def run_row(
         failure=rows.failure_of(row, traceback),
         key=row["key"],
         due_at=row["due_at"],
+        waits_for=row["waits_for"],
+        inputs=inputs,
         attempts=attempts,
     )
 

@@ -29,10 +29,17 @@ def reopen(run: Run, ledger: Ledger, **fields: Any) -> Run:
         finished_at=None,
         failure=None,
         stopped_by=None,
+        blames=None,
         **fields,
     )
     start_clocks(reopened, ledger)
     return reopened
+
+
+def provide(run: Run, ledger: Ledger) -> None:
+    """Publish the attempt of a run that has waited for its inputs."""
+    _start_queue_clock(ledger.change(run, "provided", waits_for=0), ledger)
+    ledger.dispatch(run.id)
 
 
 def start_clocks(run: Run, ledger: Ledger) -> None:

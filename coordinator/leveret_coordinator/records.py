@@ -10,6 +10,7 @@ from leveret_broker.messages import (
     Ended,
     Failure,
     Finished,
+    Input,
     Invocation,
     RunOptions,
     RunState,
@@ -110,6 +111,14 @@ class Run:
     """The request that opened it last, if a person's did."""
     stopped_by: int | None = None
     """The attempt at its parent whose code stopped it, if it was cancelled so."""
+    inputs: int = 0
+    """How many runs it needs the results of."""
+    waits_for: int = 0
+    """How many of them have not succeeded yet; of a run that has ended, none."""
+    is_input: bool = False
+    """Whether others may need its result."""
+    blames: str | None = None
+    """The input for which it failed."""
     started_at: float | None = None
     finished_at: float | None = None
     failure: Failure | None = None
@@ -183,6 +192,7 @@ class NewRun:
     """The identifier or name by which the caller meant the definition."""
     arguments: bytes
     created_at: float
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +216,7 @@ class End:
     """That in which it was opened."""
     stopped_by: int | None = None
     has_parent_ended: bool = False
+    blames: str | None = None
     result: bytes | None = None
     error: bytes | None = None
     failure: Failure | None = None
@@ -222,6 +233,7 @@ class End:
             parent_round=self.parent_round,
             stopped_by=self.stopped_by,
             has_parent_ended=self.has_parent_ended,
+            blames=self.blames,
             result=self.result,
             error=self.error,
             failure=self.failure,
@@ -246,6 +258,7 @@ class PendingRun:
     arguments: bytes
     again: bool = False
     """It may have been published before."""
+    inputs: tuple[Input, ...] = ()
 
     def as_message(self) -> Invocation:
         run, options = self.run, self.run.options
@@ -260,6 +273,7 @@ class PendingRun:
             announce=options.queue_timeout is not None,
             again=self.again,
             claim=run.losses > 0,
+            inputs=self.inputs,
         )
 
     def as_copy(self) -> "PendingRun":

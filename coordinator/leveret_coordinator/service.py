@@ -40,7 +40,7 @@ from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.publishing import Publisher
-from leveret_coordinator.records import PendingRun, Timer
+from leveret_coordinator.records import Timer
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
@@ -341,27 +341,33 @@ class CoordinatorService:
         for question in decision.questions:
             reply = await self._reply(question)
             answers.append(Answer(session=question.session, reply=reply))
-        pending = await self._pending(decision)
         verdicts = self._hesitation.hold(decision.verdicts)
         await self._publisher.send(
             [
                 *parcels.pack_stops(decision.stops),
-                *(parcels.pack_invocation(each, self._generation) for each in pending),
+                *(parcels.pack_invocation(each, self._generation) for each in decision.invocations),
+                *await self._dispatched(decision.dispatched[: self._settings.page]),
+                *await self._dispatched(decision.repeated, is_copy=True),
                 *parcels.pack_control(verdicts, decision.joined, self._generation),
                 *parcels.pack_answers(answers),
                 *map(parcels.pack_unknown, decision.unknown),
             ]
         )
+        for start in range(self._settings.page, len(decision.dispatched), self._settings.page):
+            portion = decision.dispatched[start : start + self._settings.page]
+            await self._publisher.send(await self._dispatched(portion))
 
-    async def _pending(self, decision: Decision) -> list[PendingRun]:
-        """What is to be handed to workers: new runs, new attempts, and copies of what vanished."""
-        pending = list(decision.invocations)
-        if decision.dispatched:
-            pending += await self._open_catalog.pending_named(decision.dispatched)
-        if decision.repeated:
-            copies = await self._open_catalog.pending_named(decision.repeated)
-            pending += [copy.as_copy() for copy in copies]
-        return pending
+    async def _dispatched(
+        self, runs: Sequence[str], *, is_copy: bool = False
+    ) -> list[parcels.Parcel]:
+        """New attempts, or copies of what vanished, that the catalog has the payloads of."""
+        if not runs:
+            return []
+        pending = await self._open_catalog.pending_named(runs)
+        return [
+            parcels.pack_invocation(each.as_copy() if is_copy else each, self._generation)
+            for each in pending
+        ]
 
     async def _reply(self, question: Question) -> Reply:
         catalog, alive_since = self._open_catalog, self._recoverer.alive.since

@@ -14,6 +14,7 @@ Event = Literal[
     "started",
     "delayed",
     "parked",
+    "provided",
     "requeued",
     "succeeded",
     "failed",
@@ -29,7 +30,8 @@ MEANING: dict[RunState, str] = {
     "pending": "accepted and kept; its invocation is not yet confirmed as published",
     "queued": "its invocation waits in the queue of its definition",
     "running": "a worker has told that it executes it, and answers for it",
-    "waiting": "a time is to come: that of the next retry, or the end of a sleep",
+    "waiting": "its inputs are not all there, or a time is to come: that of the next retry, or the "
+    "end of a sleep",
     "parked": "its retries are used up; it is kept until somebody resumes or cancels it",
     "succeeded": "ended with a result",
     "failed": "ended with an error",
@@ -39,13 +41,15 @@ MEANING: dict[RunState, str] = {
 CAUSE: dict[Event, str] = {
     "published": "the broker confirmed the invocation",
     "started": "a worker tells that it executes the attempt, or is allowed to",
-    "delayed": "the attempt failed and is to be tried again later",
+    "delayed": "it needs results that are not there yet, or the attempt failed and is to be tried "
+    "again later",
     "parked": "the attempt failed, and no more are allowed until a person has looked",
+    "provided": "the last of its inputs has succeeded",
     "requeued": "a new attempt is made: it is due, or a worker was lost or gave the run back; "
     "or the same invocation is published again, because it vanished",
     "succeeded": "a worker tells the attempt's result, or a sleep is over",
-    "failed": "a worker tells an error that is not to be tried again, a timeout of the whole run "
-    "passes, or the broker refuses the invocation",
+    "failed": "a worker tells an error that is not to be tried again, an input did not succeed, a "
+    "timeout of the whole run passes, or the broker refuses the invocation",
     "cancelled": "somebody cancelled the run or a run above it",
     "reopened": "somebody retries or resumes it, or its parent calls it again in a later round",
 }
@@ -59,6 +63,7 @@ TRANSITIONS: dict[tuple[RunState, Event], RunState] = {
     **{(state, "started"): "running" for state in _ACTIVE},
     **{(state, "delayed"): "waiting" for state in _ACTIVE},
     **{(state, "parked"): "parked" for state in _ACTIVE},
+    ("waiting", "provided"): "pending",
     **{(state, "requeued"): "pending" for state in (*_ACTIVE, "waiting")},
     **{(state, "succeeded"): "succeeded" for state in (*_ACTIVE, "waiting")},
     **{(state, "failed"): "failed" for state in (*_ACTIVE, "waiting", "parked")},

@@ -14,8 +14,8 @@ from leveret_broker.messages import (
     Submit,
     Unserved,
 )
-from leveret_coordinator import opening, resolution, states
-from leveret_coordinator.errors import Invalid, KeyTaken, RequestRefused, UnknownRun
+from leveret_coordinator import inputs, opening, resolution, states
+from leveret_coordinator.errors import Invalid, KeyTaken, RequestRefused, UnknownRun, Unready
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import (
     STEP,
@@ -28,15 +28,23 @@ from leveret_coordinator.records import (
 )
 
 
-def submit(message: Submit, ledger: Ledger) -> None:
-    """Make or find each of the runs, and tell the session what it wants to hear of them."""
+def submit(message: Submit, ledger: Ledger, *, is_late: bool = False) -> Submit | None:
+    """Make or find each of the runs, and tell the session what it wants to hear of them.
+
+    Returns the submissions whose inputs may come later in the batch; a late one is refused.
+    """
+    unready: list[Submission] = []
     for submission in message.submissions:
         try:
             run = _found_or_made(submission, ledger)
         except RequestRefused as refusal:
-            ledger.answer(message.session, _rejected(submission.run, refusal, ledger))
+            if isinstance(refusal, Unready) and not is_late:
+                unready.append(submission)
+            else:
+                ledger.answer(message.session, _rejected(submission.run, refusal, ledger))
         else:
             _tell(run, submission, message.session, ledger)
+    return message.model_copy(update={"submissions": tuple(unready)}) if unready else None
 
 
 def attach(message: Attach, ledger: Ledger) -> None:
@@ -66,7 +74,8 @@ def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
         return ledger.change(run, parent_round=submission.round)  # it is that round's from now on
     if submission.recorded is not None:
         return _recorded_anew(run, submission.recorded, submission.round, ledger)
-    return opening.reopen(run, ledger, parent_round=submission.round)
+    inputs.check(submission, run.project, ledger)
+    return inputs.reopen(run, ledger, parent_round=submission.round)
 
 
 def _check_key(run: Run, submission: Submission) -> None:
@@ -93,8 +102,11 @@ def _tell(run: Run, submission: Submission, session: str, ledger: Ledger) -> Non
     definition = ledger.definition(run.definition)
     if submission.acknowledge:
         ledger.answer(session, Accepted(run=run.id, definition=definition.as_message()))
-    _tell_end(run.id, session, ledger)
-    if run.state in ("pending", "queued") and not ledger.is_served(definition.id):
+    if not submission.is_input:
+        _tell_end(run.id, session, ledger)
+    if (run.state in ("pending", "queued") or run.waits_for) and not ledger.is_served(
+        definition.id
+    ):
         ledger.answer(session, Unserved(run=run.id, queue=definition.queue))
 
 
@@ -125,6 +137,7 @@ def _made(submission: Submission, ledger: Ledger) -> Run:
     )
     if definition.kind == "step":
         raise Invalid(f"{submission.target.identifier!r} is no task or workflow.")
+    inputs.check(submission, definition.project, ledger)
     run = _inserted(submission, definition, parent, ledger)
     if parent is not None and states.has_ended(parent.state):
         # Nobody waits for it: what its parent left behind when it ended, or a second copy of it.
@@ -132,7 +145,7 @@ def _made(submission: Submission, ledger: Ledger) -> Run:
         ledger.end(End(run=run.id, state="cancelled", parent_round=run.parent_round))
         return run
     opening.start_clocks(run, ledger)
-    return run
+    return inputs.begin(run, ledger) if run.inputs else run
 
 
 def _parent(submission: Submission, ledger: Ledger) -> Run | None:
@@ -152,6 +165,9 @@ def _parent(submission: Submission, ledger: Ledger) -> Run | None:
 def _inserted(
     submission: Submission, definition: Definition, parent: Run | None, ledger: Ledger
 ) -> Run:
+    needed = tuple(dict.fromkeys(submission.inputs))
+    for made in needed:
+        _mark_as_input(made, ledger)
     run = Run(
         id=submission.run,
         project=definition.project,
@@ -165,6 +181,8 @@ def _inserted(
         options=submission.options or definition.options or USUAL,
         key=submission.key,
         digest=submission.digest,
+        inputs=len(needed),
+        is_input=submission.is_input,
     )
     ledger.insert(
         NewRun(
@@ -174,9 +192,16 @@ def _inserted(
             asked_for=_asked_for(submission),
             arguments=submission.arguments,
             created_at=ledger.now,
+            inputs=needed,
         )
     )
     return run
+
+
+def _mark_as_input(made: str, ledger: Ledger) -> None:
+    run = ledger.run(made)
+    if run is not None and not run.is_input:
+        ledger.change(run, is_input=True)
 
 
 def _asked_for(submission: Submission) -> str:

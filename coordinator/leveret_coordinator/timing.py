@@ -1,6 +1,6 @@
 """What is due: retries, ends of sleeps, timeouts. Pure."""
 
-from leveret_coordinator import ending, opening, states
+from leveret_coordinator import ending, inputs, opening, states
 from leveret_coordinator.ending import RUN_TIMEOUT, failure_of
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import End, Run, Timer
@@ -14,7 +14,7 @@ def fire(timer: Timer, ledger: Ledger) -> None:
         return
     match timer.kind:
         case "retry":
-            if run.state == "waiting":
+            if run.state == "waiting" and not run.waits_for:
                 opening.requeue(run, ledger)
         case "sleep":
             _wake(run, ledger)
@@ -51,8 +51,10 @@ def _took_too_long(run: Run, ledger: Ledger) -> None:
         f"run {run.id} ended in attempt {run.attempt}: it had not ended within its total_timeout "
         f"of {run.options.total_timeout:g} s"
     )
+    unneeded = [made.id for made in ledger.missing(run.id)] if run.waits_for else []
     for below in ledger.unended_below(run.id):
         if below.id == run.id:
             ending.stop(run, "failed", ledger, failure=failure_of(RUN_TIMEOUT, text))
         else:
-            ending.stop(below, "cancelled", ledger)
+            unneeded += inputs.stop(below, ledger)
+    inputs.stop_unneeded(unneeded, ledger)

@@ -1,6 +1,7 @@
 """Values for the coordinator's tests, with everything that a test doesn't care about filled in."""
 
 import itertools
+from collections.abc import Sequence
 
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
@@ -93,6 +94,8 @@ def submission(
     round: int = 1,
     key: str | None = None,
     digest: str | None = None,
+    inputs: Sequence[str] = (),
+    is_input: bool = False,
 ) -> Submission:
     return Submission(
         run=run,
@@ -105,6 +108,8 @@ def submission(
         round=round,
         key=key,
         digest=digest,
+        inputs=tuple(inputs),
+        is_input=is_input,
     )
 
 

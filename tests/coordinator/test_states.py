@@ -23,6 +23,7 @@ def test_every_event_has_the_states_in_which_it_can_happen() -> None:
         "started": set(ACTIVE),
         "delayed": set(ACTIVE),
         "parked": set(ACTIVE),
+        "provided": {"waiting"},
         "requeued": {*ACTIVE, "waiting"},
         "succeeded": {*ACTIVE, "waiting"},
         "failed": {*ACTIVE, "waiting", "parked"},
