@@ -64,3 +64,30 @@ class QueueMismatch(TransportError):
 
 class Expired(TransportError):
     """The deadline passed without a confirmation: the message may or may not have arrived."""
+
+
+# -- stored payloads ------------------------------------------------------------------------------
+
+
+class MalformedReference(BrokerError):
+    """Bytes that begin as a reference to a stored payload and are none."""
+
+
+class StoreError(BrokerError):
+    """The payload store can't be used; the text says what it refused, and never a password."""
+
+
+class ObjectMissing(StoreError):
+    """The store has no object of this name."""
+
+
+class StoreDenied(StoreError):
+    """The store knows who asks, or doesn't, and refuses."""
+
+
+class ContentChanged(StoreError):
+    """What was to be stored changed while it was."""
+
+
+class ContentDamaged(StoreError):
+    """An object holds something else than what it is named by."""
