@@ -629,3 +629,26 @@ WHERE
     AND attempts.worker IN (SELECT value FROM json_each(:workers))
 GROUP BY runs.definition
 ORDER BY runs DESC;
+
+-- stored payloads ---------------------------------------------------------------------------------
+
+-- name: catalog_id()$
+SELECT id FROM catalog;
+
+-- name: unreferred(names)
+-- Those of the objects that no payload refers to, by the indexes of migration 5.
+SELECT value AS name
+FROM json_each(:names)
+WHERE
+    NOT EXISTS (
+        SELECT 1 FROM arguments
+        WHERE substr(body, 1, 2) = X'4C52' AND hex(substr(body, 5, 32)) = upper(value)
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM results
+        WHERE substr(result, 1, 2) = X'4C52' AND hex(substr(result, 5, 32)) = upper(value)
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM results
+        WHERE substr(error, 1, 2) = X'4C52' AND hex(substr(error, 5, 32)) = upper(value)
+    );

@@ -84,6 +84,12 @@ class Recoverer:
         return Liveness(since=since, gone=tuple(self._gone))
 
     @property
+    def listening_since(self) -> float:
+        """From when on nothing that it was told can have passed it by."""
+        self._turn()
+        return self._listening_since
+
+    @property
     def has_listened(self) -> bool:
         """Whether it listens for long enough that nothing it is told can still be on its way here,
         unless it waits in a queue."""

@@ -39,6 +39,7 @@ from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
+from leveret_coordinator.janitor import Janitor
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import Timer
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
@@ -84,6 +85,7 @@ class CoordinatorService:
         self._timers = Timers(self._clock, self._wake.set)
         self._recoverer = Recoverer(transport, self._clock, self._settings.recovery)
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
+        self._janitor = self._made_janitor()
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
@@ -95,6 +97,18 @@ class CoordinatorService:
         self._consumers: list[Consumer] = []
         self._loop: asyncio.Task[None] | None = None
         self._refused_outcomes = 0
+
+    def _made_janitor(self) -> Janitor | None:
+        given = self._settings
+        if given.payload_store is None:
+            return None
+        return Janitor(
+            given.payload_store,
+            self._clock,
+            self._wake.set,
+            grace=given.payload_grace,
+            every=given.clean_every,
+        )
 
     @property
     def refused_outcomes(self) -> int:
@@ -120,6 +134,8 @@ class CoordinatorService:
             if not self._transport.is_durable:
                 await self._catalog.forget_published(now=self._clock.now())
             await self._timers.expect_next(self._catalog)
+            if self._janitor is not None and self._settings.cleans_at_start:
+                await self._janitor.clean_unserved(self._catalog)
             self._listen()
             self._transport.on_reconnect(self._listen)
             for queue in (topology.REQUESTS, topology.OUTCOMES):
@@ -128,6 +144,8 @@ class CoordinatorService:
                 )
                 self._consumers.append(consumer)
             self._publisher.open_backlog(self._catalog, self._generation)
+            if self._janitor is not None:
+                self._janitor.start()
             self._loop = asyncio.create_task(self._serve(), name="coordinator")
         except BaseException:
             await self._release()
@@ -163,6 +181,8 @@ class CoordinatorService:
     async def _release(self) -> None:
         for alarm in (self._pause_over, self._look, self._timers, self._hesitation):
             alarm.clear()
+        if self._janitor is not None:
+            await self._janitor.stop()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             try:
@@ -241,6 +261,9 @@ class CoordinatorService:
             await self._fire_timers()
         elif self._look.is_due:
             await self._recover()
+        elif self._janitor is not None and self._janitor.is_due:
+            since = self._recoverer.listening_since
+            await self._janitor.proceed(self._open_catalog, listening_since=since)
         else:
             return False
         return True

@@ -43,6 +43,15 @@ class CoordinatorSettings:
     a crash, which loses nothing."""
     predecessor_leaves_within: float = 10.0
     """How long a start waits for the broker to notice that a killed coordinator is gone."""
+    payload_store: str | None = None
+    """The URL of the store whose unreferred payloads are removed; none is cleaned without one."""
+    payload_grace: float = 3600.0
+    """How long a stored payload may be referred to by nothing: it may be on its way."""
+    clean_every: float = 900.0
+    """How often the payload store is gone through."""
+    cleans_at_start: bool = False
+    """The store is gone through before anybody is served, too: nobody else can have stored
+    anything that is on its way."""
     page: int = 200
     """Runs read at a time when the catalog's outbox is published again."""
 

@@ -1,17 +1,17 @@
 """The payload store: large payloads by the hash of their content, each written once.
 
-Everything here blocks, so callers use it on a thread (`blocking`).
+Everything here blocks, so callers use it on a thread (`leveret_broker.blocking`).
 """
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leveret.cache import Cache, Verified
 from leveret.errors import PayloadError
 from leveret.sizes import shown
+from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import (
     ContentChanged,
     ContentDamaged,
@@ -36,13 +36,13 @@ class PayloadStore:
         *,
         cache: Cache,
         durable: bool = True,
-        now: Callable[[], float] = time.time,
+        clock: Clock | None = None,
     ) -> None:
         """`durable`: what is stored survives a power failure."""
         self._url = url
         self._durable = durable
         self._cache = cache
-        self._now = now
+        self._clock = clock or SystemClock()
         self._verified = Verified(by_times=True)
         self._objects: Objects | None = None
         self._opening = threading.Lock()
@@ -87,7 +87,7 @@ class PayloadStore:
         found = objects.find(reference.name)
         if found is None or found.size != reference.size:
             return False
-        return self._now() - found.modified_at < RENEW_AFTER or objects.renew(reference.name)
+        return self._clock.now() - found.modified_at < RENEW_AFTER or objects.renew(reference.name)
 
     def _mapped(self, path: Path, reference: Reference) -> memoryview:
         try:

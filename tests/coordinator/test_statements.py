@@ -56,6 +56,14 @@ def test_listings_go_by_an_index_and_never_scan_or_sort_all_runs(
     ("statement", "indexes"),
     [
         ("runs_named", ["runs USING INDEX sqlite_autoindex_runs_1 (id=?)"]),
+        (
+            "unreferred",
+            [
+                "arguments USING INDEX arguments_stored (<expr>=?)",
+                "results USING INDEX results_stored (<expr>=?)",
+                "results USING INDEX errors_stored (<expr>=?)",
+            ],
+        ),
         ("run_row", ["runs USING INDEX sqlite_autoindex_runs_1 (id=?)"]),
         ("lost_attempts", ["attempts USING PRIMARY KEY (seq=?)"]),
         ("attempts_of", ["attempts USING PRIMARY KEY (seq=?)"]),

@@ -18,6 +18,7 @@ from leveret.sizes import shown
 from leveret.store import RENEW_AFTER, PayloadStore
 from leveret_broker import objects, references
 from leveret_broker.references import Reference
+from tests.worker.clocks import HandClock
 
 CONTENT = b"a model, " * 1000
 
@@ -82,8 +83,9 @@ def test_an_old_object_is_made_young_when_it_is_stored_again(url: str, tmp_path:
     before = opened.find(reference.name)
     assert before is not None
 
-    later = before.modified_at + RENEW_AFTER + 1
-    store(url, tmp_path, now=lambda: later).put([CONTENT])
+    clock = HandClock()
+    clock.jump(before.modified_at + RENEW_AFTER + 1 - clock.now())
+    store(url, tmp_path, clock=clock).put([CONTENT])
 
     after = opened.find(reference.name)
     assert after is not None

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from leveret.blocking import THREADS, in_thread
+from leveret_broker.blocking import THREADS, in_thread
 
 
 async def test_what_blocks_holds_up_no_loop() -> None:
