@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leveret.definitions import Definition
+from leveret.keys import Keyring
 from leveret_broker.lifecycle import Connected, IoThread
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_coordinator.service import CoordinatorService
@@ -35,7 +36,7 @@ class Cluster:
                 transport,
                 definitions,
                 project=name,
-                key=KEY,
+                keys=Keyring(keys=(KEY,)),
                 slots=slots,
                 processes=processes,
             )

@@ -10,8 +10,10 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from leveret.buffers import View
 from leveret.errors import PayloadError
-from leveret.values import Malformed, Mark, typed
+from leveret.readers import Malformed, typed
+from leveret.values import Content, Mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,26 +22,31 @@ _KINDS = "biufcSUmM"
 _DTYPE = re.compile(rf"[<>|][{_KINDS}]\d{{1,9}}(\[\d{{0,9}}[a-zA-Z]{{1,2}}\])?", re.ASCII)
 
 
-def fields(value: object) -> tuple[Mark, list[object]] | None:
+def fields(value: object, content: Content) -> tuple[Mark, list[object]] | None:
     """How an array or scalar is written, `None` for what isn't one or must be pickled."""
     numpy: Any = sys.modules["numpy"]
     if type(value) is numpy.ndarray:
-        return _array_fields(numpy, value)
+        return _array_fields(numpy, value, content)
     if isinstance(value, numpy.generic):
         return _scalar_fields(numpy, value)
     return None
 
 
-def _array_fields(numpy: Any, array: Any) -> tuple[Mark, list[object]] | None:
+def _array_fields(numpy: Any, array: Any, content: Content) -> tuple[Mark, list[object]] | None:
     if not _is_plain(numpy, array.dtype):
         return None
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     rows = array.T if fortran else array
     if not rows.flags.c_contiguous:
         rows = rows.copy(order="C")
-    content = memoryview(rows.reshape(-1).view(numpy.uint8)) if rows.size else b""
+    data = memoryview(rows.reshape(-1).view(numpy.uint8)) if rows.size else b""
     order = "F" if fortran else "C"
-    return Mark.NUMPY_ARRAY, [array.dtype.str, list(array.shape), order, content]
+    return Mark.NUMPY_ARRAY, [
+        array.dtype.str,
+        list(array.shape),
+        order,
+        content(data, Mark.VIEW),
+    ]
 
 
 def _scalar_fields(numpy: Any, scalar: Any) -> tuple[Mark, list[object]] | None:
@@ -61,8 +68,12 @@ def _is_plain(numpy: Any, dtype: Any) -> bool:
 
 
 def read_array(values: list[Any]) -> "np.ndarray[Any, Any]":
-    """A writable array. Raises `Malformed` unless the bytes are exactly those of its shape."""
-    name, shape, order, content = typed(values, str, list, str, bytes)
+    """A writable array, which lies in its buffer if that can be written and is aligned.
+
+    Raises `Malformed` unless the bytes are exactly those of its shape.
+    """
+    name, shape, order = typed(values[:-1], str, list, str)
+    content = values[-1].data if type(values[-1]) is View else typed(values[-1:], bytes)[0]
     dtype = _dtype(name)
     typed(shape, *[int] * len(shape))
     if order not in ("C", "F") or any(length < 0 for length in shape):
@@ -71,7 +82,8 @@ def read_array(values: list[Any]) -> "np.ndarray[Any, Any]":
         raise Malformed("an array of another size than its bytes")
     import numpy as np
 
-    return np.ndarray(tuple(shape), dtype, bytearray(content), order=order)
+    array: np.ndarray[Any, Any] = np.ndarray(tuple(shape), dtype, content, order=order)
+    return array if array.flags.writeable and array.flags.aligned else array.copy(order)
 
 
 def read_scalar(values: list[Any]) -> object:

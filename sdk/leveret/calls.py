@@ -40,7 +40,7 @@ class Call(Coroutine[Any, Any, R_co]):
         _refuse_in_step(definition)
         bound = _bind(definition, args, kwargs)
         self.definition = definition
-        self.arguments = payload.encode_arguments(
+        self._arguments: payload.Encoded | None = payload.encode_arguments(
             bound.args, bound.kwargs, tuple(definition.signature.parameters)
         )
         self.caller = current_run()
@@ -112,8 +112,15 @@ class Call(Coroutine[Any, Any, R_co]):
             connection = await self.connection()
         await connection.prepare(self.definition)
         if self._run is None:
-            self._run = connection.submit(self, acknowledge=acknowledge)
+            self._run = connection.submit(self, self.arguments, acknowledge=acknowledge)
+            self._arguments = None  # they may be large, and nobody needs them a second time
         return self._run
+
+    @property
+    def arguments(self) -> payload.Encoded:
+        """Those of a call that was not submitted yet."""
+        assert self._arguments is not None, "it was submitted"
+        return self._arguments
 
     def request_cancel(self) -> None:
         """Ask that its run be stopped, unless another worker goes on with the caller."""

@@ -13,6 +13,7 @@ from leveret.calls import Call
 from leveret.connection import Connection
 from leveret.context import connected
 from leveret.errors import LeveretError, SettingError
+from leveret.keys import load_keyring
 from leveret.runs import Run
 from leveret.settings import settings
 from leveret_broker import identifiers, messages
@@ -222,7 +223,7 @@ def connect(
         ClusterBackend(
             url,
             project=checked_project(project, given.project),
-            key=payload.load_key(key) if key is not None else given.key_bytes(),
+            keys=load_keyring(key) if key is not None else given.keyring(),
             timeout=timeout if timeout is not None else given.connect_timeout,
         )
     )
@@ -251,7 +252,7 @@ def local(
             slots=_count("slots", slots, given.slots),
             processes=_count("processes", processes, given.processes),
             state=Path(folder) if folder is not None else None,
-            key=given.key_bytes(),
+            keys=given.keyring(),
         )
     )
 

@@ -2,6 +2,7 @@
 
 from leveret.connection import Connection
 from leveret.errors import CoordinatorUnreachable
+from leveret.keys import Keyring
 from leveret.session import Session
 from leveret.settings import security
 from leveret_broker.errors import TransportUnreachable
@@ -12,9 +13,11 @@ from leveret_broker.urls import redact
 class ClusterBackend:
     """Opens and closes what a client needs to reach a cluster."""
 
-    def __init__(self, url: str, *, project: str | None, key: bytes | None, timeout: float) -> None:
+    def __init__(
+        self, url: str, *, project: str | None, keys: Keyring | None, timeout: float
+    ) -> None:
         self._project = project
-        self._key = key
+        self._keys = keys
         self._transport = RabbitTransport(
             url, name="leveret-client", connect_timeout=timeout, security=security()
         )
@@ -26,7 +29,7 @@ class ClusterBackend:
         except TransportUnreachable as error:
             raise CoordinatorUnreachable(str(error)) from error
         await self._session.start()
-        return Connection(self._session, project=self._project, key=self._key)
+        return Connection(self._session, project=self._project, keys=self._keys)
 
     async def close(self) -> None:
         await self._session.stop()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from leveret import definitions, payload
 from leveret.errors import LeveretError
+from leveret.keys import Keyring
 from leveret.runs import REFUSALS, Run, warn_unserved
 from leveret.session import Session
 from leveret_broker import identifiers, logs, messages
@@ -30,7 +31,7 @@ class Connection:
         session: Session,
         *,
         project: str | None,
-        key: bytes | None,
+        keys: Keyring | None,
         serve: "Callable[[Definition[..., Any]], Awaitable[None]] | None" = None,
     ) -> None:
         self.session = session
@@ -38,7 +39,7 @@ class Connection:
         """The project as identifiers see it: `None` means that any project may be meant."""
         self.project = project or DEFAULT_PROJECT
         """The project of definitions called as functions."""
-        self.key = key
+        self.keys = keys
         self._serve = serve
         self._warned: set[str] = set()
 
@@ -57,7 +58,9 @@ class Connection:
             except LeveretError as error:
                 log.warning("not served", definition=definition.where, reason=str(error))
 
-    def submit(self, call: "Call[R]", *, acknowledge: bool = False) -> Run[R]:
+    def submit(
+        self, call: "Call[R]", arguments: payload.Encoded, *, acknowledge: bool = False
+    ) -> Run[R]:
         """Ask for a call's run. Raises `PayloadError` if the arguments may not travel."""
         definition = call.definition
         caller = call.caller if call.caller and call.caller.kind == "workflow" else None
@@ -72,7 +75,7 @@ class Connection:
             run,
             project,
             target,
-            call.arguments,
+            arguments,
             parent=caller.run if caller else None,
             root=caller.root if caller else None,
             identity=call.identity,
@@ -115,7 +118,7 @@ class Connection:
             run=run,
             target=target,
             project=project,
-            arguments=payload.seal(arguments, key=self.key, context=context),
+            arguments=payload.seal(arguments, keys=self.keys, context=context),
             **fields,
         )
         return Run(self, run, project, self.session.submit(submission))

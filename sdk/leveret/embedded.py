@@ -5,15 +5,14 @@ too. Nothing but the catalog is kept, so a restart publishes again what had not 
 """
 
 import asyncio
-import secrets
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from leveret import payload
 from leveret.connection import DEFAULT_PROJECT, Connection
 from leveret.definitions import Definition
 from leveret.errors import DefinitionError, StateError
+from leveret.keys import Keyring, load_keyring, new_key
 from leveret.session import Session
 from leveret_broker.clock import SystemClock
 from leveret_broker.memory import MemoryBroker, MemoryTransport
@@ -37,10 +36,10 @@ class EmbeddedBackend:
         slots: int | None = None,
         processes: int | None = None,
         state: Path | None = None,
-        key: bytes | None = None,
+        keys: Keyring | None = None,
     ) -> None:
         self._project = project
-        self._key = key or _key_in(state)
+        self._keys = keys or _keys_in(state)
         self._state = state
         broker = MemoryBroker()
         self._transports = [MemoryTransport(broker) for _ in range(3)]
@@ -50,7 +49,7 @@ class EmbeddedBackend:
         self._worker = WorkerService(
             workers,
             project=project or DEFAULT_PROJECT,
-            key=self._key,
+            keys=self._keys,
             slots=slots,
             processes=processes,
             serve_more=self._serve,
@@ -76,7 +75,7 @@ class EmbeddedBackend:
             started.push_async_callback(self._worker.stop, grace=0)
             await self._worker.start()
             connection = Connection(
-                self._session, project=self._project, key=self._key, serve=self._serve
+                self._session, project=self._project, keys=self._keys, serve=self._serve
             )
             if self._state is not None:
                 await connection.prepare_known()  # runs of an earlier start may wait for them
@@ -114,16 +113,16 @@ def _check_same_code(known: Definition[..., Any], other: Definition[..., Any]) -
         )
 
 
-def _key_in(state: Path | None) -> bytes:
+def _keys_in(state: Path | None) -> Keyring:
     """A key of the runtime's own: kept in the folder, to read what an earlier start has written."""
     if state is None:
-        return secrets.token_bytes(32)
+        return load_keyring(new_key())
     path = state / KEY
     try:
         state.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch(mode=0o600)
-            path.write_text(payload.new_key())
-        return payload.load_key(path.read_text().strip())
+            path.write_text(new_key())
+        return load_keyring(path.read_text())
     except OSError as error:
         raise StateError(f"{state} can't keep the state: {error.strerror} ({path})") from error

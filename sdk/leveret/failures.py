@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from leveret import errors, payload, scripts
 from leveret.errors import LeveretError, PayloadError, RemoteError
+from leveret.keys import Keyring
 from leveret.payload import Context
 
 if TYPE_CHECKING:
@@ -114,14 +115,14 @@ def _readable(text: str) -> str:
 # -- encoding -------------------------------------------------------------------------------------
 
 
-def encode_failure(error: BaseException, *, key: bytes | None, context: Context) -> bytes:
+def encode_failure(error: BaseException, *, keys: Keyring | None, context: Context) -> bytes:
     """The exception as bytes; in words alone if what it holds can't travel. Raises nothing."""
     try:
-        written = payload.encode(_tree(error, key is not None, 0))
-        return payload.seal(written, key=key, context=context)
+        written = payload.encode(_tree(error, keys is not None, 0))
+        return payload.seal(written, keys=keys, context=context)
     except Exception as reason:  # whatever the objects that it holds raise
         written = payload.encode(_words(error, reason))
-        return payload.seal(written, key=key, context=context)
+        return payload.seal(written, keys=keys, context=context)
 
 
 def _tree(error: BaseException, signed: bool, depth: int) -> dict[str, object]:
@@ -193,7 +194,7 @@ def _member_values(error: BaseException) -> Iterator[tuple[str, object]]:
 
 
 def decode_failure(
-    data: bytes | None, failure: "Failure | None", *, key: bytes | None, context: Context
+    data: bytes | None, failure: "Failure | None", *, keys: Keyring | None, context: Context
 ) -> BaseException:
     """The exception to raise, with the traceback from there as its `__cause__`. Raises nothing.
 
@@ -202,7 +203,7 @@ def decode_failure(
     if data is None:
         return _from_description(failure)
     try:
-        opened = payload.open_sealed(data, key=key, context=context)
+        opened = payload.open_sealed(data, keys=keys, context=context)
         return _rebuilt(opened.value, opened.trusted)
     except Exception as reason:  # hostile bytes, which may look like anything
         return _from_description(failure, reason)

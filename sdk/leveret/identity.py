@@ -7,12 +7,12 @@ content (`contents`). What has no such hash, a lambda or a local class, counts b
 may differ in another process.
 """
 
-import hashlib
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leveret import values
+from leveret.buffers import Buffers
 from leveret.errors import KeyConflictError
 from leveret.payload import Encoded
 
@@ -40,9 +40,9 @@ class Content:
 def of_arguments(encoded: Encoded, args: Sequence[object], kwargs: Mapping[str, object]) -> Content:
     """What identifies a call's arguments, encoded already. Raises nothing."""
     if encoded.canonical:
-        return Content(text=_hash(encoded.body), is_stable=True)
-    pickles = _Pickles()
-    writer = values.Writer(pickles, by_key=True)
+        return Content(text=encoded.content_hash, is_stable=True)
+    pickles, buffers = _Pickles(), Buffers(copies=False)
+    writer = values.Writer(pickles, buffers, by_key=True)
     try:
         given = [writer.write(value) for value in args]
         named = [[name, writer.write(kwargs[name])] for name in sorted(kwargs)]
@@ -50,8 +50,9 @@ def of_arguments(encoded: Encoded, args: Sequence[object], kwargs: Mapping[str, 
     except (
         Exception
     ):  # what was written once may have changed, or objects in it raise what they like
-        return Content(text=_hash(encoded.body), is_stable=False)
-    return Content(text=_hash(body), is_stable=pickles.are_stable)
+        return Content(text=encoded.content_hash, is_stable=False)
+    written = Encoded(body, pickled=False, buffers=tuple(buffers.views))
+    return Content(text=written.content_hash, is_stable=pickles.are_stable)
 
 
 def of_key(key: str) -> str:
@@ -81,7 +82,7 @@ class _Pickles:
     def __init__(self) -> None:
         self.are_stable = True
 
-    def __call__(self, value: object) -> list[object]:
+    def __call__(self, value: object, content: values.Content) -> list[object]:
         from leveret import contents
 
         found = contents.digest(value)
@@ -90,11 +91,7 @@ class _Pickles:
         from leveret.pickles import Pickling
 
         self.are_stable = False
-        return Pickling().dump(value)
-
-
-def _hash(body: bytes) -> str:
-    return hashlib.blake2b(body, digest_size=16).hexdigest()
+        return Pickling().dump(value, content)
 
 
 _brief = reprlib.Repr()

@@ -19,8 +19,9 @@ from typing import Any, TypedDict, cast, is_typeddict
 import cloudpickle
 
 from leveret import scripts
+from leveret.buffers import View
 from leveret.errors import PayloadError
-from leveret.values import Mark, marked
+from leveret.values import Content, Mark, marked
 
 VERSION = cloudpickle.__version__
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -39,7 +40,7 @@ class Pickling:
         self.first_type: str | None = None
         """The type of the first value that needed a pickle."""
 
-    def dump(self, value: object) -> list[object]:
+    def dump(self, value: object, content: Content) -> list[object]:
         """The fields of a pickle: its bytes, whether it holds code, its buffers.
 
         Raises whatever the objects in it raise.
@@ -50,7 +51,8 @@ class Pickling:
         pickler.dump(value)
         if self.first_type is None:
             self.first_type = type(value).__qualname__
-        return [file.getvalue(), pickler.holds_code, *map(_buffer_field, buffers)]
+        pickled = content(file.getvalue(), Mark.VIEW)
+        return [pickled, pickler.holds_code, *(_field(buffer, content) for buffer in buffers)]
 
 
 class CodePickler(cloudpickle.Pickler):
@@ -125,10 +127,13 @@ def find_script_class(module: str, qualname: str) -> type:
     raise pickle.UnpicklingError(f"{module}.{qualname} can be found by leveret only")
 
 
-def _buffer_field(buffer: pickle.PickleBuffer) -> object:
-    """Writable buffers travel as bytearrays, so that they are writable on arrival."""
+def _field(buffer: pickle.PickleBuffer, content: Content) -> object:
+    """What is written for a buffer; one that was writable is so on arrival."""
     raw = buffer.raw()
-    return raw if raw.readonly else marked(Mark.BYTEARRAY, raw)
+    if raw.readonly:
+        return content(raw, Mark.VIEW)
+    written = content(raw, Mark.CHANGEABLE_VIEW)
+    return marked(Mark.BYTEARRAY, raw) if written is raw else written
 
 
 class Unpickling:
@@ -141,7 +146,8 @@ class Unpickling:
 
     def load(self, fields: list[Any]) -> object:
         """The value of one pickle. Raises `PayloadError` saying what this process lacks."""
-        pickled, holds_code, *buffers = fields
+        pickled, holds_code, *others = fields
+        buffers = [each.as_it_was() if type(each) is View else each for each in others]
         if holds_code and self._python != PYTHON:
             raise PayloadError(
                 f"it holds a function or class by value, compiled by Python {self._python}, and "
@@ -183,11 +189,42 @@ class Unpickling:
         )
 
 
+class _ViewFile:
+    """A large pickle where it lies: `BytesIO` would copy it as a whole."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._position = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        end = len(self._view) if size < 0 else self._position + size
+        part = self._view[self._position : end]
+        self._position += len(part)
+        return bytes(part)
+
+    def readinto(self, target: Any, /) -> int:
+        into = memoryview(target).cast("B")
+        part = self._view[self._position : self._position + len(into)]
+        into[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def readline(self) -> bytes:
+        line = bytearray()
+        while not line.endswith(b"\n") and (byte := self.read(1)):
+            line += byte
+        return bytes(line)
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(
-        self, pickled: bytes, buffers: list[Any], script_class: Callable[[str, str], type]
+        self,
+        pickled: bytes | View,
+        buffers: list[Any],
+        script_class: Callable[[str, str], type],
     ) -> None:
-        super().__init__(io.BytesIO(pickled), buffers=buffers)
+        file = _ViewFile(pickled.data) if isinstance(pickled, View) else io.BytesIO(pickled)
+        super().__init__(file, buffers=buffers)
         self._script_class = script_class
 
     def find_class(self, module: str, name: str, /) -> Any:

@@ -186,13 +186,13 @@ class Run(Generic[R_co]):
         match pending.answer:
             case messages.Finished(state="succeeded", result=result) if result is not None:
                 return payload.unseal(
-                    result, key=self._connection.key, context=self._context("result")
+                    result, keys=self._connection.keys, context=self._context("result")
                 )
             case messages.Finished(state="cancelled"):
                 raise RunCancelled(f"run {self.id} was cancelled")
             case messages.Finished(error=sealed, failure=failure):
-                key, context = self._connection.key, self._context("error")
-                error = decode_failure(sealed, failure, key=key, context=context)
+                keys, context = self._connection.keys, self._context("error")
+                error = decode_failure(sealed, failure, keys=keys, context=context)
                 if isinstance(error, asyncio.CancelledError):  # here it would cancel who awaits
                     raise RunCancelled(f"run {self.id} cancelled itself") from error
                 raise error
@@ -214,9 +214,9 @@ class Run(Generic[R_co]):
         """Arguments as a call spells them, or why they can't be shown."""
         if sealed is None:
             return "arguments that are not told"
-        key, context = self._connection.key, self._context("arguments")
+        keys, context = self._connection.keys, self._context("arguments")
         try:
-            args, kwargs = payload.unseal_arguments(sealed, key=key, context=context)
+            args, kwargs = payload.unseal_arguments(sealed, keys=keys, context=context)
         except PayloadError as error:
             return f"arguments that can't be shown ({error})"
         given = [_shown(value) for value in args]

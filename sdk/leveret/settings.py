@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leveret.errors import SettingError
+from leveret.keys import Keyring, load_keyring
 
 if TYPE_CHECKING:
     from leveret_broker.tls import Tls
@@ -25,7 +26,8 @@ class Settings(BaseSettings):
     project: str | None = None
     """The project of definitions and identifiers; `default` if nothing says otherwise."""
     key: SecretStr | None = None
-    """Signs and verifies pickles; one key for all of a project's processes."""
+    """Signs and verifies pickles, the same for all of a project's processes. Of several keys,
+    separated by commas, the first signs and all verify."""
     connect_timeout: float = Field(default=8.0, gt=0)
     """Seconds to wait for the broker, and for the coordinator."""
     slots: int | None = Field(default=None, ge=1)
@@ -35,11 +37,9 @@ class Settings(BaseSettings):
     state: Path | None = None
     """The folder in which the embedded runtime keeps its catalog; none keeps it in memory."""
 
-    def key_bytes(self) -> bytes | None:
-        """The key as bytes. Raises `PayloadError` if it is malformed."""
-        from leveret.payload import load_key
-
-        return load_key(self.key.get_secret_value()) if self.key is not None else None
+    def keyring(self) -> Keyring | None:
+        """The keys, if any. Raises `PayloadError` if one is malformed."""
+        return load_keyring(self.key.get_secret_value()) if self.key is not None else None
 
 
 @cache

@@ -24,6 +24,7 @@ from leveret import payload
 from leveret.context import stepping
 from leveret.errors import LeveretError, PayloadError, RunCancelled
 from leveret.failures import decode_failure, describe, encode_failure
+from leveret.keys import Keyring
 from leveret.options import checked_key
 from leveret.pending import Pending
 from leveret.places import DEFINITION, Place, name_of, placed, taken_along, workflow_run
@@ -159,12 +160,12 @@ def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
 
 async def _end(place: Place, call: Callable[[], Any]) -> messages.Recorded:
     """Call the function. Raises what isn't an `Exception`, which records nothing."""
-    key = _key(place)
+    keys = _keys(place)
     try:
         result = await _called(place.name, call)
         sealed = _sealed(place, result)
     except Exception as error:
-        sealed = encode_failure(error, key=key, context=_context(place, "error"))
+        sealed = encode_failure(error, keys=keys, context=_context(place, "error"))
         return messages.Recorded(name=place.name, error=sealed, failure=describe(error))
     return messages.Recorded(name=place.name, result=sealed)
 
@@ -172,7 +173,7 @@ async def _end(place: Place, call: Callable[[], Any]) -> messages.Recorded:
 def _sealed(place: Place, result: object) -> bytes:
     try:
         context = _context(place, "result")
-        return payload.seal(payload.encode(result), key=_key(place), context=context)
+        return payload.seal(payload.encode(result), keys=_keys(place), context=context)
     except PayloadError as error:
         raise PayloadError(
             f"the result of the step {place.name} (a {type(result).__name__}) can't be recorded: "
@@ -244,13 +245,13 @@ async def _answer(pending: Pending) -> messages.Wire | None:
 
 def _opened(place: Place, end: messages.Finished) -> Any:
     """The recorded result; or raises the recorded exception."""
-    key = _key(place)
+    keys = _keys(place)
     if end.state == "cancelled":
         raise RunCancelled(f"the step {place.name} ({place.run}) was cancelled")
     if end.state == "succeeded" and end.result is not None:
-        return payload.unseal(end.result, key=key, context=_context(place, "result"))
+        return payload.unseal(end.result, keys=keys, context=_context(place, "result"))
     context = _context(place, "error")
-    raise decode_failure(end.error, end.failure, key=key, context=context)
+    raise decode_failure(end.error, end.failure, keys=keys, context=context)
 
 
 def _refused(place: Place, answer: messages.Wire | None) -> LeveretError:
@@ -271,8 +272,8 @@ def _connection(place: Place) -> "Connection":
     return connection
 
 
-def _key(place: Place) -> bytes | None:
-    return _connection(place).key
+def _keys(place: Place) -> Keyring | None:
+    return _connection(place).keys
 
 
 def _context(place: Place, direction: Any) -> payload.Context:

@@ -1,14 +1,13 @@
-"""Values to msgpack and back: the types that travel without a pickle.
+"""Values to msgpack: the types that travel without a pickle. `readers` has the way back.
 
 msgpack itself carries None, bool, int, float, str, bytes, list and dict. Every other type in this
 file is written as an array whose first element is a *mark*, an empty msgpack extension that says
 how to read the rest: a tuple is `[mark, *elements]`. No value of a program can look like that,
-since nothing but this file writes extensions. Three rules:
+since nothing but this file writes extensions. Rules:
 
 - Types are compared exactly. A subclass is another type, and goes to the pickle.
 - Equal values of one type have equal bytes in every process, so sets are sorted by their bytes.
-- Reading runs no code but the constructors named here, and checks the fields' types before it
-  calls them: `Fraction("1e999999999")` would keep a worker busy for a day.
+- Large bytes and arrays stay beside the body, and are referred to by number (`buffers`).
 """
 
 import datetime as dt
@@ -21,11 +20,11 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any, cast
 from uuid import UUID
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import msgpack
 
-from leveret.errors import PayloadError
+from leveret.buffers import AT_LEAST, Buffers, BytesLike
 
 DEEPEST = 100
 """Containers inside containers that a value may have; each takes three frames of the stack."""
@@ -38,10 +37,6 @@ class NotEncodable(Exception):
         super().__init__(reason)
         self.reason = reason
         self.path: list[str] = []
-
-
-class Malformed(Exception):
-    """Bytes that are not what `Writer` writes."""
 
 
 class Mark(IntEnum):
@@ -70,6 +65,12 @@ class Mark(IntEnum):
     PICKLE = 20
     DICT = 21
     """Only if a key is something else than an atom: `[mark, key, value, key, value, …]`."""
+    BYTES = 22
+    """Not a mark: bytes that stand in a buffer beside the body, whose number it holds."""
+    VIEW = 23
+    """The same for what the mark around it reads."""
+    CHANGEABLE_VIEW = 24
+    """The same for what was writable."""
 
 
 def marked(mark: Mark, *fields: object) -> list[object]:
@@ -79,9 +80,15 @@ def marked(mark: Mark, *fields: object) -> list[object]:
 
 _MARKS = {mark: msgpack.ExtType(mark, b"") for mark in Mark}
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+_COPIED = _ATOMS - {bytes}
+"""What is copied into the body, whatever its size."""
 
 
 # -- writing --------------------------------------------------------------------------------------
+
+
+Content = Callable[[BytesLike, "Mark"], object]
+"""Takes bytes and how they are to be referred to; returns them, or the reference."""
 
 
 class Writer:
@@ -91,8 +98,16 @@ class Writer:
     `by_key`: equal dicts may have been filled in another order.
     """
 
-    def __init__(self, pickle: Callable[[object], list[object]], *, by_key: bool = False) -> None:
+    def __init__(
+        self,
+        pickle: Callable[[object, Content], list[object]],
+        buffers: Buffers | None = None,
+        *,
+        by_key: bool = False,
+    ) -> None:
+        """Without `buffers` everything is copied into the body."""
         self._pickle = pickle
+        self._buffers = buffers
         self._by_key = by_key
         self.met_order = False
         """Whether it has written a dict whose entries could stand in another order."""
@@ -101,7 +116,7 @@ class Writer:
         """A tree of what msgpack carries. Raises `NotEncodable`."""
         kind: Any = type(value)
         if kind in _ATOMS:
-            return value
+            return self.content(value, Mark.BYTES) if kind is bytes else value
         if depth >= DEEPEST:
             raise NotEncodable(f"nested more than {DEEPEST} deep, or it contains itself")
         container = _CONTAINERS.get(kind)
@@ -115,13 +130,19 @@ class Writer:
         if "numpy" in sys.modules:
             from leveret import arrays
 
-            found = arrays.fields(value)
+            found = arrays.fields(value, self.content)
             if found is not None:
                 return marked(found[0], *found[1])
-        return marked(Mark.PICKLE, *self._pickle(value))
+        return marked(Mark.PICKLE, *self._pickle(value, self.content))
+
+    def content(self, data: Any, mark: Mark) -> object:
+        """Bytes as they stand in the body: themselves, or what refers to their buffer."""
+        if self._buffers is None or len(data) < AT_LEAST:
+            return data
+        return msgpack.ExtType(mark, self._buffers.add(data).to_bytes(4, "big"))
 
     def write_list(self, value: list[object], depth: int) -> list[object]:
-        if _ATOMS.issuperset(map(type, value)):
+        if _COPIED.issuperset(map(type, value)):
             return value
         return self._elements(value, depth)
 
@@ -132,13 +153,16 @@ class Writer:
         if len(value) > 1:
             self.met_order = True
             if self._by_key:
-                entries = sorted(self._entries(value, depth), key=lambda entry: pack(entry[0]))
-                return marked(Mark.DICT, *chain.from_iterable(entries))
+                value = self._ordered(value, depth)
+                return marked(Mark.DICT, *chain.from_iterable(self._entries(value, depth)))
         if not _ATOMS.issuperset(map(type, value)):
             return marked(Mark.DICT, *chain.from_iterable(self._entries(value, depth)))
-        if _ATOMS.issuperset(map(type, value.values())):
+        if _COPIED.issuperset(map(type, value.values())):
             return value
         return dict(self._entries(value, depth))
+
+    def write_bytearray(self, value: bytearray, depth: int) -> list[object]:
+        return marked(Mark.BYTEARRAY, self.content(value, Mark.VIEW))
 
     def write_set(self, value: set[object], depth: int) -> list[object]:
         return marked(Mark.SET, *self._sorted(value, depth))
@@ -159,14 +183,27 @@ class Writer:
     def _entries(self, value: dict[object, object], depth: int) -> Iterator[tuple[object, object]]:
         for key, item in value.items():
             try:
-                yield self.write(key, depth), self.write(item, depth)
+                written = key if type(key) in _ATOMS else self._inline(key, depth)
+                yield written, self.write(item, depth)
             except NotEncodable as error:
                 error.path.insert(0, f"[{_brief(key)}]")
                 raise
 
     def _sorted(self, value: Iterable[object], depth: int) -> list[object]:
-        written = [self.write(item, depth) for item in value]
-        return sorted(written, key=pack)
+        return sorted((self._inline(item, depth) for item in value), key=pack)
+
+    def _ordered(self, value: dict[object, object], depth: int) -> dict[object, object]:
+        """The entries by what their keys are written as, before any value takes a number."""
+        keys = sorted(value, key=lambda key: pack(self._inline(key, depth)))
+        return {key: value[key] for key in keys}
+
+    def _inline(self, value: object, depth: int) -> object:
+        """Written without buffers: what is put in order can't hold the numbers of an order."""
+        buffers, self._buffers = self._buffers, None
+        try:
+            return self.write(value, depth)
+        finally:
+            self._buffers = buffers
 
 
 def pack(written: object) -> bytes:
@@ -198,6 +235,7 @@ _CONTAINERS: dict[type, Callable[[Writer, Any, int], object]] = {
     tuple: Writer.write_tuple,
     set: Writer.write_set,
     frozenset: Writer.write_frozenset,
+    bytearray: Writer.write_bytearray,
 }
 
 
@@ -230,7 +268,6 @@ def _path_fields(value: pathlib.PurePath) -> list[object]:
 
 
 _FIELDS: dict[type, tuple[Mark, Callable[[Any], list[object]]]] = {
-    bytearray: (Mark.BYTEARRAY, lambda v: [bytes(v)]),
     complex: (Mark.COMPLEX, lambda v: [v.real, v.imag]),
     range: (Mark.RANGE, lambda v: [v.start, v.stop, v.step]),
     dt.datetime: (Mark.DATETIME, _datetime_fields),
@@ -252,139 +289,4 @@ def is_constant(value: object) -> bool:
     """Whether it is immutable and travels without a pickle."""
     if type(value) in (tuple, frozenset):
         return all(map(is_constant, cast("Iterable[object]", value)))
-    return type(value) in _ATOMS or (type(value) in _FIELDS and type(value) is not bytearray)
-
-
-# -- reading --------------------------------------------------------------------------------------
-
-
-class Reader:
-    """Reads what a `Writer` wrote; `unpickle` is called with the fields of each pickle."""
-
-    def __init__(self, unpickle: Callable[[list[Any]], object]) -> None:
-        self._unpickle = unpickle
-        self._unclaimed = 0
-
-    def read(self, body: bytes | memoryview) -> object:
-        """The value. Whatever the bytes are, raises only subclasses of `Exception`."""
-        value = msgpack.unpackb(
-            body,
-            list_hook=self._array,
-            ext_hook=self._extension,
-            strict_map_key=False,
-            unicode_errors="surrogatepass",
-            timestamp=3,
-        )
-        if self._unclaimed:
-            raise Malformed("a mark stands where none can be")
-        return value
-
-    def _extension(self, code: int, data: bytes) -> object:
-        if code == Mark.INTEGER and data:
-            return int.from_bytes(data, "little", signed=True)
-        if code == Mark.INTEGER or data:
-            raise Malformed(f"extension {code} with {len(data)} bytes")
-        self._unclaimed += 1
-        return Mark(code)
-
-    def _array(self, items: list[Any]) -> object:
-        if not items or type(items[0]) is not Mark:
-            return items
-        self._unclaimed -= 1
-        mark, fields = items[0], items[1:]
-        if mark is Mark.PICKLE:
-            return self._unpickle(fields)
-        return _READERS[mark](fields)
-
-
-def typed(fields: list[Any], *types: type) -> list[Any]:
-    """The fields, if they have exactly these types. Raises `Malformed`."""
-    if len(fields) != len(types) or any(
-        type(field) is not kind for field, kind in zip(fields, types, strict=True)
-    ):
-        raise Malformed("fields of other types than the mark asks for")
-    return fields
-
-
-def _read_dict(fields: list[Any]) -> dict[Any, Any]:
-    return dict(zip(fields[::2], fields[1::2], strict=True))
-
-
-def _read_datetime(fields: list[Any]) -> dt.datetime:
-    year, month, day, hour, minute, second, microsecond, fold = typed(fields[:-1], *[int] * 8)
-    return dt.datetime(
-        year, month, day, hour, minute, second, microsecond, _tzinfo(fields[-1]), fold=fold
-    )
-
-
-def _read_time(fields: list[Any]) -> dt.time:
-    hour, minute, second, microsecond, fold = typed(fields[:-1], *[int] * 5)
-    return dt.time(hour, minute, second, microsecond, _tzinfo(fields[-1]), fold=fold)
-
-
-def _tzinfo(field: object) -> dt.tzinfo | None:
-    if field is None or isinstance(field, dt.tzinfo):
-        return field
-    raise Malformed("a time zone is none")
-
-
-def _read_timezone(fields: list[Any]) -> dt.timezone:
-    offset, name = fields
-    if name is None:
-        return dt.timezone(*typed([offset], dt.timedelta))
-    return dt.timezone(*typed(fields, dt.timedelta, str))
-
-
-def _read_zoneinfo(fields: list[Any]) -> ZoneInfo:
-    (key,) = typed(fields, str)
-    try:
-        return ZoneInfo(key)
-    except ZoneInfoNotFoundError as error:
-        raise PayloadError(
-            f"this host knows no time zone {key!r}: install the package tzdata"
-        ) from error
-
-
-_PATHS: dict[str, type[pathlib.PurePath]] = {
-    kind.__name__: kind for kind in (pathlib.Path, pathlib.PurePosixPath, pathlib.PureWindowsPath)
-}
-
-
-def _read_path(fields: list[Any]) -> pathlib.PurePath:
-    name, text = typed(fields, str, str)
-    return _PATHS[name](text)
-
-
-def _read_numpy_array(fields: list[Any]) -> object:
-    from leveret import arrays
-
-    return arrays.read_array(fields)
-
-
-def _read_numpy_scalar(fields: list[Any]) -> object:
-    from leveret import arrays
-
-    return arrays.read_scalar(fields)
-
-
-_READERS: dict[Mark, Callable[[list[Any]], object]] = {
-    Mark.TUPLE: tuple,
-    Mark.SET: set,
-    Mark.FROZENSET: frozenset,
-    Mark.DICT: _read_dict,
-    Mark.BYTEARRAY: lambda f: bytearray(*typed(f, bytes)),
-    Mark.COMPLEX: lambda f: complex(*typed(f, float, float)),
-    Mark.RANGE: lambda f: range(*typed(f, int, int, int)),
-    Mark.DATETIME: _read_datetime,
-    Mark.DATE: lambda f: dt.date(*typed(f, int, int, int)),
-    Mark.TIME: _read_time,
-    Mark.TIMEDELTA: lambda f: dt.timedelta(*typed(f, int, int, int)),
-    Mark.TIMEZONE: _read_timezone,
-    Mark.ZONEINFO: _read_zoneinfo,
-    Mark.DECIMAL: lambda f: Decimal(*typed(f, str)),
-    Mark.FRACTION: lambda f: Fraction(*typed(f, int, int)),
-    Mark.UUID: lambda f: UUID(bytes=typed(f, bytes)[0]),
-    Mark.PATH: _read_path,
-    Mark.NUMPY_ARRAY: _read_numpy_array,
-    Mark.NUMPY_SCALAR: _read_numpy_scalar,
-}
+    return type(value) in _ATOMS or type(value) in _FIELDS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leveret import payload
 from leveret.cli import COMMANDS
+from leveret.keys import load_key
 
 APP = """
 from leveret import define
@@ -71,7 +71,7 @@ def test_an_unknown_command_or_option_is_wrong_usage() -> None:
 def test_a_key_is_fit_for_its_use() -> None:
     first, second = (leveret("key", "new").stdout.strip() for _ in range(2))
     assert first != second
-    assert len(payload.load_key(first)) >= 32
+    assert len(load_key(first)) >= 32
 
 
 @pytest.mark.parametrize(

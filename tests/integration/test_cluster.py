@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import leveret
-from leveret import payload
+from leveret.keys import new_key
 from tests.cluster import Cluster
 from tests.integration import behaviours as on
 from tests.integration.conftest import PROJECT, key_text
@@ -36,7 +36,7 @@ async def test_without_a_key_plain_data_travels_and_a_pickle_is_refused_in_the_c
 
 
 async def test_with_another_key_nothing_is_unpickled(one_slot: str) -> None:
-    async with leveret.connect(one_slot, project=PROJECT, key=payload.new_key()):
+    async with leveret.connect(one_slot, project=PROJECT, key=new_key()):
         with pytest.raises(leveret.PayloadError, match="LEVERET_KEY must be the same"):
             await on.echo(on.Bent)
 

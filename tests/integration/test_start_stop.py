@@ -28,7 +28,7 @@ def coordinator(broker: MemoryBroker, folder: Path) -> Service:
 
 def worker(broker: MemoryBroker, _: Path) -> Service:
     transport = MemoryTransport(broker)
-    return Connected(transport, WorkerService(transport, [answer], project="p", key=None))
+    return Connected(transport, WorkerService(transport, [answer], project="p", keys=None))
 
 
 def session(broker: MemoryBroker, _: Path) -> Service:
@@ -37,7 +37,7 @@ def session(broker: MemoryBroker, _: Path) -> Service:
 
 
 def pool(_: MemoryBroker, __: Path) -> Service:
-    return ProcessPool(size=1, key=None)
+    return ProcessPool(size=1, keys=None)
 
 
 Make = Callable[[MemoryBroker, Path], Service]

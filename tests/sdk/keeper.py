@@ -11,13 +11,14 @@ from typing import Any
 from leveret import payload
 from leveret.connection import Connection
 from leveret.context import RunContext
+from leveret.keys import Keyring
 from leveret.session import Session
 from leveret_broker import codec, messages, topology
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.transport import Delivery, Outgoing
 
 RUN = "run_01ARZ3NDEKTSV4RRFFQ69G5FAV"
-KEY = b"k" * 32
+KEYS = Keyring(keys=(b"k" * 32,))
 PATIENCE = 5.0
 """Seconds after which a test gives up waiting."""
 
@@ -73,7 +74,7 @@ class Keeper:
             kind="workflow",
             definition="p:w:1",
             root=RUN,
-            connection=Connection(self.session, project="p", key=KEY),
+            connection=Connection(self.session, project="p", keys=KEYS),
             fresh=fresh,
             round=round,
         )
@@ -189,4 +190,4 @@ def unsealed(end: messages.Finished) -> object:
     """A recorded result."""
     assert end.result is not None
     place = payload.Context(project="p", run=end.run, direction="result")
-    return payload.unseal(end.result, key=KEY, context=place)
+    return payload.unseal(end.result, keys=KEYS, context=place)

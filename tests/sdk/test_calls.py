@@ -220,6 +220,6 @@ async def test_a_definition_with_other_options_is_served_as_the_one_it_was_made_
     async with keeping() as keeper:
         keeper.silent = True
         assert keeper.session is not None
-        connection = Connection(keeper.session, project="p", key=None, serve=serve)
+        connection = Connection(keeper.session, project="p", keys=None, serve=serve)
         await add.options(retries=1).options(key="k")(1).start(connection)
     assert served == [add]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import pathlib
-import secrets
 import subprocess
 import sys
 import threading
@@ -20,11 +19,12 @@ from hypothesis import strategies as st
 from leveret import errors, payload
 from leveret.errors import RemoteError
 from leveret.failures import RemoteTraceback, decode_failure, describe, encode_failure
+from leveret.keys import Keyring, load_keyring, new_key
 from leveret.payload import Context
 from leveret.pending import Pending
 from leveret_broker.messages import Failure
 
-KEY = payload.load_key(payload.new_key())
+KEYS = load_keyring(new_key())
 E = TypeVar("E", bound=BaseException)
 CONTEXT = Context(project="vision", run="run_1", direction="error")
 
@@ -37,9 +37,9 @@ def raised(error: E) -> E:
         return error
 
 
-def there_and_back(error: BaseException, key: bytes | None = None) -> Any:
-    data = encode_failure(raised(error), key=key, context=CONTEXT)
-    return decode_failure(data, describe(error), key=key, context=CONTEXT)
+def there_and_back(error: BaseException, keys: Keyring | None = None) -> Any:
+    data = encode_failure(raised(error), keys=keys, context=CONTEXT)
+    return decode_failure(data, describe(error), keys=keys, context=CONTEXT)
 
 
 class Plain(ValueError):
@@ -173,12 +173,12 @@ EXCEPTIONS: list[BaseException] = [
 ]
 
 
-@pytest.mark.parametrize("key", [None, KEY], ids=["no key", "key"])
+@pytest.mark.parametrize("keys", [None, KEYS], ids=["no key", "key"])
 @pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
 def test_an_exception_comes_back_as_its_own_type_with_all_it_holds(
-    error: BaseException, key: bytes | None
+    error: BaseException, keys: Keyring | None
 ) -> None:
-    arrived = there_and_back(error, key)
+    arrived = there_and_back(error, keys)
     assert type(arrived) is type(error)
     assert fields(arrived) == fields(error)
 
@@ -266,7 +266,7 @@ def local_class() -> type[Exception]:
 
 
 def test_args_that_need_a_pickle_travel_with_a_key() -> None:
-    arrived = there_and_back(Plain(Custom()), KEY)
+    arrived = there_and_back(Plain(Custom()), KEYS)
     assert type(arrived) is Plain
     assert arrived.args == (Custom(),)
 
@@ -280,17 +280,17 @@ def test_args_that_need_a_pickle_leave_words_without_a_key() -> None:
     assert "LEVERET_KEY" in arrived.__notes__[0]
 
 
-@pytest.mark.parametrize("key", [None, KEY], ids=["no key", "key"])
+@pytest.mark.parametrize("keys", [None, KEYS], ids=["no key", "key"])
 @pytest.mark.parametrize("where", ["args", "attribute", "inside a group"])
-def test_what_cannot_be_encoded_at_all_leaves_words(where: str, key: bytes | None) -> None:
+def test_what_cannot_be_encoded_at_all_leaves_words(where: str, keys: Keyring | None) -> None:
     error: BaseException = Plain(threading.Lock() if where == "args" else "message")
     if where == "attribute":
         vars(error)["lock"] = threading.Lock()
     if where == "inside a group":
-        arrived = there_and_back(ExceptionGroup("g", [Plain(threading.Lock()), Plain("ok")]), key)
+        arrived = there_and_back(ExceptionGroup("g", [Plain(threading.Lock()), Plain("ok")]), keys)
         assert [type(inner) for inner in arrived.exceptions] == [RemoteError, Plain]
         return
-    arrived = there_and_back(error, key)
+    arrived = there_and_back(error, keys)
     assert type(arrived) is RemoteError
     assert arrived.type_name == f"{__name__}.Plain"
     assert "lock" in arrived.__notes__[0]
@@ -298,7 +298,7 @@ def test_what_cannot_be_encoded_at_all_leaves_words(where: str, key: bytes | Non
 
 def test_a_local_class_travels_signed_and_leaves_words_otherwise() -> None:
     error = local_class()("text")
-    arrived = there_and_back(error, KEY)
+    arrived = there_and_back(error, KEYS)
     assert type(arrived).__name__ == "Local"
     assert str(arrived) == "local words"
     assert type(there_and_back(error)) is RemoteError
@@ -307,7 +307,7 @@ def test_a_local_class_travels_signed_and_leaves_words_otherwise() -> None:
 def test_an_exception_of_an_extension_module_travels_whole() -> None:
     error = built(lambda: pydantic.TypeAdapter(int).validate_python("no"))
     assert isinstance(error, pydantic.ValidationError)
-    arrived = there_and_back(error, KEY)
+    arrived = there_and_back(error, KEYS)
     assert type(arrived) is pydantic.ValidationError
     assert arrived.errors() == error.errors()
     assert type(there_and_back(error)) is RemoteError
@@ -357,7 +357,7 @@ def test_a_description_names_every_class_that_would_catch_the_exception() -> Non
 
 def test_a_failure_in_words_alone_is_a_remote_error() -> None:
     failure = Failure(type="lib.Odd", message="words", traceback="Traceback…")
-    error: Any = decode_failure(None, failure, key=None, context=CONTEXT)
+    error: Any = decode_failure(None, failure, keys=None, context=CONTEXT)
     assert type(error) is RemoteError
     assert (error.type_name, error.message, error.traceback) == ("lib.Odd", "words", "Traceback…")
 
@@ -365,27 +365,27 @@ def test_a_failure_in_words_alone_is_a_remote_error() -> None:
 @pytest.mark.parametrize("module", ["", "leveret.", "leveret.errors."])
 def test_a_failure_that_the_coordinator_found_is_leverets_own_error(module: str) -> None:
     failure = Failure(type=f"{module}WorkerLost", message="killed by signal 9")
-    error = decode_failure(None, failure, key=None, context=CONTEXT)
+    error = decode_failure(None, failure, keys=None, context=CONTEXT)
     assert type(error) is errors.WorkerLost
     assert str(error) == "killed by signal 9"
 
 
 def test_a_class_of_the_users_with_the_name_of_leverets_is_not_taken_for_it() -> None:
     failure = Failure(type="mine.WorkerLost", message="")
-    assert type(decode_failure(None, failure, key=None, context=CONTEXT)) is RemoteError
+    assert type(decode_failure(None, failure, keys=None, context=CONTEXT)) is RemoteError
 
 
 def test_no_information_at_all_is_a_remote_error() -> None:
-    assert type(decode_failure(None, None, key=None, context=CONTEXT)) is RemoteError
-    assert type(decode_failure(b"junk", None, key=None, context=CONTEXT)) is RemoteError
+    assert type(decode_failure(None, None, keys=None, context=CONTEXT)) is RemoteError
+    assert type(decode_failure(b"junk", None, keys=None, context=CONTEXT)) is RemoteError
 
 
 def test_another_key_leaves_the_words_and_says_why() -> None:
-    data = encode_failure(raised(Plain("secret")), key=KEY, context=CONTEXT)
+    data = encode_failure(raised(Plain("secret")), keys=KEYS, context=CONTEXT)
     failure = Failure(type="Plain", message="words")
-    arrived = decode_failure(data, failure, key=secrets.token_bytes(32), context=CONTEXT)
+    arrived = decode_failure(data, failure, keys=load_keyring(new_key()), context=CONTEXT)
     assert type(arrived) is RemoteError
-    assert "signature doesn't fit" in arrived.__notes__[0]
+    assert "this process doesn't have" in arrived.__notes__[0]
 
 
 # -- hostile bytes --------------------------------------------------------------------------------
@@ -395,8 +395,8 @@ def forged(**tree: object) -> Any:
     """What unsigned bytes of a stranger become."""
     words: dict[str, object] = {"type": "T", "message": "m", "args": [], "state": {}, "members": {}}
     encoded = payload.encode({**words, **tree})
-    data = payload.seal(encoded, key=None, context=CONTEXT)
-    return decode_failure(data, None, key=KEY, context=CONTEXT)
+    data = payload.seal(encoded, keys=None, context=CONTEXT)
+    return decode_failure(data, None, keys=KEYS, context=CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -515,9 +515,9 @@ trees = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(trees | st.integers() | st.lists(st.integers()))
 def test_whatever_arrives_there_is_an_exception_to_raise(tree: object) -> None:
-    data = payload.seal(payload.encode(tree), key=None, context=CONTEXT)
-    for key in (None, KEY):
-        error = decode_failure(data, None, key=key, context=CONTEXT)
+    data = payload.seal(payload.encode(tree), keys=None, context=CONTEXT)
+    for keys in (None, KEYS):
+        error = decode_failure(data, None, keys=keys, context=CONTEXT)
         assert isinstance(error, BaseException)
         traceback.format_exception(error)
 
@@ -527,9 +527,11 @@ def test_whatever_arrives_there_is_an_exception_to_raise(tree: object) -> None:
 JOB = """
 import os, pathlib, sys
 from leveret.failures import decode_failure, encode_failure
+from leveret.keys import Keyring
 from leveret.payload import Context
 
-KEY = bytes.fromhex(os.environ["LEVERET_TEST_KEY"]) or None
+key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
+KEYS = Keyring(keys=(key,)) if key else None
 CONTEXT = Context(project="p", run="r", direction="error")
 
 class Failed(Exception):
@@ -541,11 +543,11 @@ def write():
     try:
         raise Failed(1, 2)
     except Failed as error:
-        data = encode_failure(error, key=KEY, context=CONTEXT)
+        data = encode_failure(error, keys=KEYS, context=CONTEXT)
     pathlib.Path("error").write_bytes(data)
 
 def read():
-    error = decode_failure(pathlib.Path("error").read_bytes(), None, key=KEY, context=CONTEXT)
+    error = decode_failure(pathlib.Path("error").read_bytes(), None, keys=KEYS, context=CONTEXT)
     print(type(error) is Failed, repr(error), getattr(error, "second", None))
 
 if __name__ == "__main__":
@@ -556,10 +558,12 @@ STRANGER = """
 import os, pathlib, sys
 sys.path.insert(0, '.')
 from leveret.failures import decode_failure
+from leveret.keys import Keyring
 from leveret.payload import Context
-key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"]) or None
+key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
+keys = Keyring(keys=(key,)) if key else None
 context = Context(project="p", run="r", direction="error")
-error = decode_failure(pathlib.Path("error").read_bytes(), None, key=key, context=context)
+error = decode_failure(pathlib.Path("error").read_bytes(), None, keys=keys, context=context)
 print(type(error).__name__, 'job' in sys.modules)
 """
 
@@ -577,7 +581,7 @@ def python(folder: pathlib.Path, key: bytes, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("key", [b"", KEY], ids=["no key", "key"])
+@pytest.mark.parametrize("key", [b"", KEYS.signing], ids=["no key", "key"])
 def test_an_exception_of_a_script_is_the_scripts_own_in_worker_and_caller(
     tmp_path: pathlib.Path, key: bytes
 ) -> None:
@@ -594,14 +598,14 @@ def test_a_module_is_imported_for_its_exception_only_if_the_message_is_signed(
     (tmp_path / "job.py").write_text(JOB)
     python(tmp_path, b"", "job.py", "write")
     assert python(tmp_path, b"", "-c", STRANGER) == "RemoteError False"
-    python(tmp_path, KEY, "job.py", "write")
-    assert python(tmp_path, KEY, "-c", STRANGER) == "Failed True"
+    python(tmp_path, KEYS.signing, "job.py", "write")
+    assert python(tmp_path, KEYS.signing, "-c", STRANGER) == "Failed True"
 
 
 def test_an_error_of_leverets_own_is_itself_even_if_only_its_description_can_be_read() -> None:
-    data = encode_failure(raised(errors.PayloadError("no")), key=KEY, context=CONTEXT)
-    other = payload.load_key(payload.new_key())
+    data = encode_failure(raised(errors.PayloadError("no")), keys=KEYS, context=CONTEXT)
+    other = load_keyring(new_key())
     described = describe(errors.PayloadError("no"))
-    arrived = decode_failure(data, described, key=other, context=CONTEXT)
+    arrived = decode_failure(data, described, keys=other, context=CONTEXT)
     assert isinstance(arrived, errors.PayloadError)
     assert str(arrived) == "no"

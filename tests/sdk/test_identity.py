@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from leveret import identity, payload
+from leveret.keys import Keyring
 
 VALUES = """
 import collections, dataclasses, decimal, json, pathlib, sys
@@ -130,10 +131,10 @@ def test_a_place_and_a_name_are_different_arguments() -> None:
 
 def test_a_value_that_travelled_is_still_the_same() -> None:
     value = Box([{"b": Box({1, 2}), "a": (Box("x"), Box("x"))}, "x"])
-    key = bytes(32)
+    keys = Keyring(keys=(bytes(32),))
     context = payload.Context(project="p", run="r", direction="arguments")
-    sealed = payload.seal(payload.encode(value), key=key, context=context)
-    assert content(payload.unseal(sealed, key=key, context=context)) == content(value)
+    sealed = payload.seal(payload.encode(value), keys=keys, context=context)
+    assert content(payload.unseal(sealed, keys=keys, context=context)) == content(value)
 
 
 def a_lambda() -> object:

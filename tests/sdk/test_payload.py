@@ -29,29 +29,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from leveret import payload, pickles, values
+from leveret import layout, payload, pickles, values
 from leveret.errors import PayloadError
+from leveret.keys import Keyring, load_key, load_keyring, new_key
+from leveret.layout import Flag
 from leveret.payload import Context
 
-KEY = payload.load_key(payload.new_key())
+KEYS = load_keyring(new_key())
 CONTEXT = Context(project="vision", run="run_1", direction="arguments")
 
 
-def sealed(value: object, key: bytes | None = KEY) -> bytes:
-    return payload.seal(payload.encode(value), key=key, context=CONTEXT)
+def sealed(value: object, keys: Keyring | None = KEYS) -> bytes:
+    return payload.seal(payload.encode(value), keys=keys, context=CONTEXT)
 
 
-def unsealed(data: bytes, key: bytes | None = KEY, context: Context = CONTEXT) -> Any:
-    return payload.unseal(data, key=key, context=context)
+def unsealed(data: bytes, keys: Keyring | None = KEYS, context: Context = CONTEXT) -> Any:
+    return payload.unseal(data, keys=keys, context=context)
 
 
-def there_and_back(value: object, key: bytes | None = KEY) -> Any:
-    return unsealed(sealed(value, key), key)
+def there_and_back(value: object, keys: Keyring | None = KEYS) -> Any:
+    return unsealed(sealed(value, keys), keys)
 
 
 def plain(value: object) -> Any:
     """There and back without a key, so without a pickle."""
-    return there_and_back(value, key=None)
+    return there_and_back(value, keys=None)
 
 
 def looks(value: Any) -> object:
@@ -271,15 +273,15 @@ def test_an_array_inside_an_object_is_writable_on_arrival() -> None:
 
 def test_arguments_come_back_as_positions_and_names() -> None:
     encoded = payload.encode_arguments((1, (2,)), {"a": {3}})
-    data = payload.seal(encoded, key=None, context=CONTEXT)
-    arrived = payload.unseal_arguments(data, key=None, context=CONTEXT)
+    data = payload.seal(encoded, keys=None, context=CONTEXT)
+    arrived = payload.unseal_arguments(data, keys=None, context=CONTEXT)
     assert arrived == ([1, (2,)], {"a": {3}})
 
 
 @pytest.mark.parametrize("value", [1, [], [[], {}, 1], [[], {1: 2}], [{}, []], [(), {}]])
 def test_what_are_no_arguments_is_refused_as_such(value: object) -> None:
     with pytest.raises(PayloadError, match="those of no call"):
-        payload.unseal_arguments(sealed(value), key=KEY, context=CONTEXT)
+        payload.unseal_arguments(sealed(value), keys=KEYS, context=CONTEXT)
 
 
 # -- equal values ---------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def python(code: str, *arguments: str, cwd: pathlib.Path | None = None, seed: st
     """What a Python of its own prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONHASHSEED": seed, "LEVERET_TEST_KEY": KEY.hex()},
+        env={**os.environ, "PYTHONHASHSEED": seed, "LEVERET_TEST_KEY": KEYS.signing.hex()},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -445,7 +447,7 @@ def test_a_pickle_without_a_key_is_refused_in_the_caller_saying_how_to_get_one()
     with pytest.raises(
         PayloadError, match=r"a Point can travel only.*`leveret key new`.*LEVERET_KEY"
     ):
-        sealed(Point(1, 2), key=None)
+        sealed(Point(1, 2), keys=None)
 
 
 def test_a_pickle_is_loaded_if_the_key_signed_it(bomb: Bomb) -> None:
@@ -476,31 +478,31 @@ def test_a_payload_is_worth_nothing_in_another_context(context: Context, bomb: B
 
 def test_another_key_opens_nothing(bomb: Bomb) -> None:
     for value in (bomb, 1):
-        with pytest.raises(PayloadError, match="its signature doesn't fit"):
-            unsealed(sealed(value), key=secrets.token_bytes(32))
+        with pytest.raises(PayloadError, match=r"the key [0-9a-f]{8}, which this process doesn't"):
+            unsealed(sealed(value), keys=Keyring(keys=(secrets.token_bytes(32),)))
     assert not Bomb.exploded
 
 
 def test_a_pickle_is_refused_where_there_is_no_key(bomb: Bomb) -> None:
     with pytest.raises(PayloadError, match="no key to verify it: set LEVERET_KEY"):
-        unsealed(sealed(bomb), key=None)
+        unsealed(sealed(bomb), keys=None)
     assert not Bomb.exploded
 
 
 def test_a_pickle_that_lost_its_signature_is_not_loaded(bomb: Bomb) -> None:
     data = sealed(bomb)
-    stripped = data[:3] + bytes((data[3] & ~2,)) + data[36:]
-    for key in (KEY, None):
+    stripped = data[:3] + bytes((data[3] & ~Flag.SIGNED,)) + data[40:]
+    for keys in (KEYS, None):
         with pytest.raises(PayloadError, match="isn't signed, so it is not loaded"):
-            unsealed(stripped, key=key)
+            unsealed(stripped, keys=keys)
     assert not Bomb.exploded
 
 
 def test_a_pickle_that_is_not_declared_is_not_loaded(bomb: Bomb) -> None:
     body = payload.encode(bomb).body
-    for key in (KEY, None):
+    for keys in (KEYS, None):
         with pytest.raises(PayloadError, match="doesn't declare"):
-            unsealed(b"LV\x01\x00" + body, key=key)
+            unsealed(laid_out(body), keys=keys)
     assert not Bomb.exploded
 
 
@@ -518,18 +520,27 @@ def test_every_flipped_bit_and_every_cut_of_a_signed_payload_is_noticed(bomb: Bo
 
 
 def test_an_unsigned_plain_payload_passes_with_and_without_a_key() -> None:
-    data = sealed({"a": (1,)}, key=None)
-    assert unsealed(data, key=KEY) == unsealed(data, key=None) == {"a": (1,)}
-    assert not payload.open_sealed(data, key=KEY, context=CONTEXT).trusted
+    data = sealed({"a": (1,)}, keys=None)
+    assert unsealed(data, keys=KEYS) == unsealed(data, keys=None) == {"a": (1,)}
+    assert not payload.open_sealed(data, keys=KEYS, context=CONTEXT).trusted
 
 
 def test_only_a_verified_payload_is_trusted() -> None:
     data = sealed(1)
-    assert payload.open_sealed(data, key=KEY, context=CONTEXT).trusted
-    assert not payload.open_sealed(data, key=None, context=CONTEXT).trusted
+    assert payload.open_sealed(data, keys=KEYS, context=CONTEXT).trusted
+    assert not payload.open_sealed(data, keys=None, context=CONTEXT).trusted
 
 
 # -- hostile bytes --------------------------------------------------------------------------------
+
+
+def laid_out(body: bytes, *buffers: bytes) -> bytes:
+    """What somebody without a key can make of a body and buffers."""
+    views = [memoryview(buffer) for buffer in buffers]
+    data = layout.head(Flag(0)) + layout.sizes(b"", body, views) + body
+    for buffer in buffers:
+        data += layout.padding(len(data)) + buffer
+    return data
 
 
 def damaged(value: object, position: int, byte: int) -> bytes:
@@ -566,8 +577,9 @@ hostile_tree: st.SearchStrategy[Any] = st.recursive(
 hostile = (
     st.binary(max_size=64)
     | st.binary(max_size=64).map(lambda rest: b"LV" + rest)
-    | st.binary(max_size=64).map(lambda rest: b"LV\x01\x00" + rest)
-    | hostile_tree.map(lambda tree: b"LV\x01\x00" + msgpack.packb(tree))
+    | st.binary(max_size=64).map(lambda rest: b"LV\x02\x00" + rest)
+    | st.binary(max_size=64).map(lambda body: laid_out(body))
+    | hostile_tree.map(lambda tree: laid_out(msgpack.packb(tree)))
     | st.builds(damaged, anything, st.integers(0), st.integers(0, 255))
 )
 
@@ -575,16 +587,16 @@ hostile = (
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(hostile)
 def test_hostile_bytes_raise_payload_errors_only(data: bytes) -> None:
-    for key in (KEY, None):
+    for keys in (KEYS, None):
         try:
-            value = unsealed(data, key=key)
+            value = unsealed(data, keys=keys)
         except PayloadError:
             continue
         assert "Mark" not in repr(looks(value))
 
 
 def crafted(mark: values.Mark, *fields: object) -> bytes:
-    return b"LV\x01\x00" + values.pack(values.marked(mark, *fields))
+    return laid_out(values.pack(values.marked(mark, *fields)))
 
 
 @pytest.mark.parametrize(
@@ -604,22 +616,22 @@ def crafted(mark: values.Mark, *fields: object) -> bytes:
         crafted(values.Mark.ZONEINFO, "../../etc/passwd"),
         crafted(values.Mark.DATETIME, 1, 1, 1, 0, 0, 0, 0, 0, "UTC"),
         crafted(values.Mark.INTEGER, 1),
-        b"LV\x01\x00" + b"\xdd\x00\x0f\x42\x40" * 1000 + b"\0" * 1_000_000,  # 8 GB of empty lists
-        b"LV\x01\x00" + b"\x91" * 100_000,
-        b"LV\x01\x00" + b"\xc7\x00\x02",  # a mark alone
-        b"LV\x01\x00" + b"\x92\x01\xc7\x00\x02",  # a mark that is not the first
+        laid_out(b"\xdd\x00\x0f\x42\x40" * 1000 + b"\0" * 1_000_000),  # 8 GB of empty lists
+        laid_out(b"\x91" * 100_000),
+        laid_out(b"\xc7\x00\x02"),  # a mark alone
+        laid_out(b"\x92\x01\xc7\x00\x02"),  # a mark that is not the first
     ],
 )
 def test_crafted_bytes_are_damaged_not_dangerous(data: bytes) -> None:
     with pytest.raises(PayloadError, match="can't be read: damaged"):
-        unsealed(data, key=None)
+        unsealed(data, keys=None)
 
 
 def test_other_versions_are_named() -> None:
     with pytest.raises(PayloadError, match="another version of leveret"):
-        unsealed(b"LV\x02\x00\xc0")
+        unsealed(b"LV\x01\x00\xc0")
     with pytest.raises(PayloadError, match="another version of leveret"):
-        unsealed(b"LV\x01\x80\xc0")
+        unsealed(b"LV\x02\x80\xc0")
     with pytest.raises(PayloadError, match="no payload of leveret"):
         unsealed(b"")
 
@@ -655,6 +667,7 @@ def test_a_module_that_is_missing_here_is_named(
 JOB = """
 import dataclasses, importlib.util, os, pathlib, sys
 from leveret import identity, payload
+from leveret.keys import Keyring
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
@@ -663,14 +676,14 @@ class Rates:
 def seal(value, direction):
     context = payload.Context(project="p", run="r", direction=direction)
     encoded = payload.encode(value)
-    key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
+    keys = Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),))
     content = identity.of_arguments(payload.encode_arguments((value,), {}), (value,), {})
-    return content.digest, payload.seal(encoded, key=key, context=context)
+    return content.digest, payload.seal(encoded, keys=keys, context=context)
 
 def unseal(file, direction):
     context = payload.Context(project="p", run="r", direction=direction)
-    key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
-    return payload.unseal(pathlib.Path(file).read_bytes(), key=key, context=context)
+    keys = Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),))
+    return payload.unseal(pathlib.Path(file).read_bytes(), keys=keys, context=context)
 
 if __name__ == "__main__":
     match sys.argv[1:]:
@@ -691,8 +704,10 @@ pathlib.Path("result").write_bytes(job.seal(job.Rates(0.75), "result")[1])
 STRANGER = """
 import os, pathlib
 from leveret import payload
+from leveret.keys import Keyring
 rates, kind = payload.unseal(
-    pathlib.Path("arguments").read_bytes(), key=bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),
+    pathlib.Path("arguments").read_bytes(),
+    keys=Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),)),
     context=payload.Context(project="p", run="r", direction="arguments"),
 )
 assert type(rates) is kind and rates.first == 0.5
@@ -703,7 +718,7 @@ def run_job(folder: pathlib.Path, *arguments: str, seed: str = "0") -> str:
     done = subprocess.run(
         [sys.executable, "job.py", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONHASHSEED": seed, "LEVERET_TEST_KEY": KEY.hex()},
+        env={**os.environ, "PYTHONHASHSEED": seed, "LEVERET_TEST_KEY": KEYS.signing.hex()},
         capture_output=True,
         text=True,
         check=False,
@@ -728,15 +743,15 @@ def test_a_scripts_class_is_the_same_class_to_whoever_has_loaded_the_script(
 
 
 def test_a_new_key_is_loaded_as_32_bytes_and_never_twice_the_same() -> None:
-    one, two = payload.new_key(), payload.new_key()
-    assert len(payload.load_key(f" {one}\n")) == 32
+    one, two = new_key(), new_key()
+    assert len(load_key(f" {one}\n")) == 32
     assert one != two
 
 
 @pytest.mark.parametrize("text", ["", "secret", "secret" * 6, "a b" * 20, "é" * 43, "QUJD" * 40])
 def test_a_bad_key_is_refused_and_never_shown(text: str) -> None:
     with pytest.raises(PayloadError, match="`leveret key new`") as caught:
-        payload.load_key(text)
+        load_key(text)
     assert not text or text not in str(caught.value)
 
 

@@ -3,9 +3,9 @@
 import click
 import pytest
 
-from leveret import payload
 from leveret.cli.options import Seconds
 from leveret.cli.services import coordinator, worker
+from leveret.keys import Keyring, load_key, new_key
 from leveret.settings import Settings
 
 
@@ -23,13 +23,13 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("URL", "KEY", "SLOTS", "PROJECT"):
         monkeypatch.setenv(f"LEVERET_{name}", "")
     given = Settings()
-    assert (given.url, given.key_bytes(), given.slots, given.project) == (None, None, None, None)
+    assert (given.url, given.keyring(), given.slots, given.project) == (None, None, None, None)
 
 
 def test_the_key_is_what_key_new_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = payload.new_key()
+    key = new_key()
     monkeypatch.setenv("LEVERET_KEY", key)
-    assert Settings().key_bytes() == payload.load_key(key)
+    assert Settings().keyring() == Keyring(keys=(load_key(key),))
 
 
 @pytest.mark.parametrize("given", ["-1", "nan", "inf", "soon", "0", "1e9"])

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from leveret import payload
+from leveret.keys import Keyring
 from leveret.session import Session
 from leveret_broker import identifiers, messages, topology
 from leveret_broker.lifecycle import IoThread
@@ -20,7 +21,7 @@ from tests.simulation.storage import Disk
 from tests.simulation.wire import Wire
 
 PROJECT = "p"
-KEY = b"known to all who take part"
+KEYS = Keyring(keys=(b"known to all who take part",))
 DEFINITIONS = (app.flow, app.work, app.unreliable)
 
 SETTINGS = CoordinatorSettings(worker_silent_after=13.0, vanished_after=8.0, stuck_after=12.0)
@@ -183,7 +184,7 @@ class Worker(Machine):
             wire,
             DEFINITIONS,
             project=PROJECT,
-            key=KEY,
+            keys=KEYS,
             slots=2,
             lease_after=app.LEASE_AFTER,
             clock=SimulatedClock(self._network.world),
@@ -217,7 +218,7 @@ class Caller(Machine):
         """What the run returned."""
         if not isinstance(self.answer, messages.Finished) or self.answer.result is None:
             return None
-        return str(payload.unseal(self.answer.result, key=KEY, context=self._context("result")))
+        return str(payload.unseal(self.answer.result, keys=KEYS, context=self._context("result")))
 
     async def _call(self, wire: Wire) -> None:
         await wire.declare(topology.REQUESTS)
@@ -237,7 +238,7 @@ class Caller(Machine):
                 kind="workflow", name=app.flow.name, fingerprint=app.flow.fingerprint
             ),
             project=PROJECT,
-            arguments=payload.seal(arguments, key=KEY, context=self._context("arguments")),
+            arguments=payload.seal(arguments, keys=KEYS, context=self._context("arguments")),
         )
 
     def _context(self, direction: Any) -> payload.Context:

@@ -7,19 +7,21 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from leveret.keys import Keyring
 from leveret.payload import Context, encode_arguments, seal, unseal
 from leveret_worker.functions import refer
 from leveret_worker.processes import Ending, Job, ProcessPool
 
 KEY = b"only those who know may make pickles"
+KEYS = Keyring(keys=(KEY,))
 RUN = "run_00000000000000000000000001"
 
 
 @contextlib.asynccontextmanager
 async def a_pool(
-    size: int = 1, *, key: bytes | None = KEY, grace: float = 30.0, start_timeout: float = 60.0
+    size: int = 1, *, keys: Keyring | None = KEYS, grace: float = 30.0, start_timeout: float = 60.0
 ) -> AsyncGenerator[ProcessPool]:
-    pool = ProcessPool(size=size, key=key, grace=grace, start_timeout=start_timeout)
+    pool = ProcessPool(size=size, keys=keys, grace=grace, start_timeout=start_timeout)
     await pool.start()
     try:
         yield pool
@@ -27,14 +29,14 @@ async def a_pool(
         await pool.stop()
 
 
-def a_job(fn: Callable[..., Any], *args: object, key: bytes | None = KEY) -> Job:
+def a_job(fn: Callable[..., Any], *args: object, keys: Keyring | None = KEYS) -> Job:
     return Job(
         run=RUN,
         attempt=1,
         project="vision",
         definition=f"vision:{fn.__name__}:0",
         function=refer(fn),
-        arguments=seal(encode_arguments(args, {}), key=key, context=_context("arguments")),
+        arguments=seal(encode_arguments(args, {}), keys=keys, context=_context("arguments")),
     )
 
 
@@ -43,10 +45,10 @@ async def result_of(pool: ProcessPool, fn: Callable[..., Any], *args: object) ->
     return opened(await pool.run(a_job(fn, *args)))
 
 
-def opened(ending: Ending, *, key: bytes | None = KEY) -> Any:
+def opened(ending: Ending, *, keys: Keyring | None = KEYS) -> Any:
     assert ending.failure is None, ending.failure
     assert ending.result is not None
-    return unseal(ending.result, key=key, context=_context("result"))
+    return unseal(ending.result, keys=keys, context=_context("result"))
 
 
 def is_alive(pid: int) -> bool:

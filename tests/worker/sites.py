@@ -43,7 +43,7 @@ class Site:
             self.transport,
             definitions,
             project="p",
-            key=None,
+            keys=None,
             slots=1,
             clock=self.clock,
             stop_grace=stop_grace,
@@ -80,5 +80,7 @@ def invocation(
     run: str, arguments: Sequence[object], *, attempt: int = 1, **fields: Any
 ) -> Invocation:
     context = payload.Context(project="p", run=run, direction="arguments")
-    sealed = payload.seal(payload.encode_arguments(tuple(arguments), {}), key=None, context=context)
+    sealed = payload.seal(
+        payload.encode_arguments(tuple(arguments), {}), keys=None, context=context
+    )
     return Invocation(run=run, attempt=attempt, root=run, parent=None, arguments=sealed, **fields)

@@ -160,7 +160,7 @@ async def site() -> AsyncGenerator[Endings]:
 def opened(outcome: Outcome) -> Any:
     assert outcome.result is not None
     context = payload.Context(project="p", run=outcome.run, direction="result")
-    return payload.unseal(outcome.result, key=None, context=context)
+    return payload.unseal(outcome.result, keys=None, context=context)
 
 
 # -- in a child process ---------------------------------------------------------------------------

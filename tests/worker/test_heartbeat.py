@@ -43,7 +43,7 @@ class Site:
         transport = MemoryTransport(broker)
         definitions = [define.task(jobs.hold_the_lock), define.task(jobs.burn)]
         service = WorkerService(
-            transport, definitions, project="p", key=None, clock=self.clock, stop_grace=0.1
+            transport, definitions, project="p", keys=None, clock=self.clock, stop_grace=0.1
         )
         self.worker = Connected(transport, service)
 

@@ -10,7 +10,7 @@ from leveret.context import RunContext, current_run
 from leveret.payload import Context, encode_arguments, seal
 from leveret_worker.errors import Terminated
 from leveret_worker.perform import Ending, perform, perform_async
-from tests.worker.pooling import KEY, RUN, opened
+from tests.worker.pooling import KEYS, RUN, opened
 
 CONTEXT = RunContext(
     run=RUN, attempt=1, project="vision", kind="task", definition="vision:f:0", root=RUN
@@ -19,7 +19,7 @@ CONTEXT = RunContext(
 
 def arguments(*args: object) -> bytes:
     context = Context(project="vision", run=RUN, direction="arguments")
-    return seal(encode_arguments(args, {}), key=KEY, context=context)
+    return seal(encode_arguments(args, {}), keys=KEYS, context=context)
 
 
 def failure_type(ending: Ending) -> str:
@@ -33,12 +33,12 @@ def test_a_function_runs_within_its_run() -> None:
     def where(a: int) -> list[object]:
         return [a, current_run() is CONTEXT]
 
-    assert opened(perform(where, arguments(1), run=CONTEXT, key=KEY)) == [1, True]
+    assert opened(perform(where, arguments(1), run=CONTEXT, keys=KEYS)) == [1, True]
     assert current_run() is None
 
 
 def test_arguments_that_do_not_fit_fail_the_run() -> None:
-    ending = perform(lambda: None, arguments(1), run=CONTEXT, key=KEY)
+    ending = perform(lambda: None, arguments(1), run=CONTEXT, keys=KEYS)
     assert failure_type(ending) == "TypeError"
 
 
@@ -47,7 +47,7 @@ def test_only_the_childs_own_ending_passes() -> None:
         raise Terminated
 
     with pytest.raises(Terminated):
-        perform(ends, arguments(), run=CONTEXT, key=KEY)
+        perform(ends, arguments(), run=CONTEXT, keys=KEYS)
 
 
 async def test_an_async_function_runs_within_its_run() -> None:
@@ -55,14 +55,14 @@ async def test_an_async_function_runs_within_its_run() -> None:
         await asyncio.sleep(0)
         return [a, current_run() is CONTEXT]
 
-    assert opened(await perform_async(where, arguments(1), run=CONTEXT, key=KEY)) == [1, True]
+    assert opened(await perform_async(where, arguments(1), run=CONTEXT, keys=KEYS)) == [1, True]
 
 
 async def test_an_async_function_that_exits_fails_its_run_only() -> None:
     async def leaves() -> NoReturn:
         sys.exit(1)
 
-    ending = await perform_async(leaves, arguments(), run=CONTEXT, key=KEY)
+    ending = await perform_async(leaves, arguments(), run=CONTEXT, keys=KEYS)
     assert failure_type(ending) == "SystemExit"
 
 
@@ -73,7 +73,7 @@ async def test_cancelling_passes_through_an_async_function() -> None:
         started.set()
         await asyncio.Event().wait()
 
-    running = asyncio.create_task(perform_async(waits, arguments(), run=CONTEXT, key=KEY))
+    running = asyncio.create_task(perform_async(waits, arguments(), run=CONTEXT, keys=KEYS))
     await started.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -86,7 +86,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
         future.cancel()
         await future
 
-    ending = await perform_async(awaits_what_was_cancelled, arguments(), run=CONTEXT, key=KEY)
+    ending = await perform_async(awaits_what_was_cancelled, arguments(), run=CONTEXT, keys=KEYS)
     assert failure_type(ending) == "asyncio.exceptions.CancelledError"
 
 
@@ -94,7 +94,7 @@ async def test_a_result_that_can_not_be_sent_names_the_definition_and_the_type()
     async def opens() -> object:
         return (number for number in range(3))
 
-    ending = await perform_async(opens, arguments(), run=CONTEXT, key=KEY)
+    ending = await perform_async(opens, arguments(), run=CONTEXT, keys=KEYS)
     assert ending.failure is not None
     assert ending.failure.message.startswith(
         "the result of vision:f:0 (a generator) can't be sent: "

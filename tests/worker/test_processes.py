@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from leveret.keys import Keyring
 from leveret_broker.lifecycle import IoThread
 from leveret_worker.errors import PoolStopped
 from leveret_worker.processes import Ending, ProcessPool
 from tests.worker.apps import jobs
 from tests.worker.pooling import (
     KEY,
+    KEYS,
     RUN,
     a_job,
     a_pool,
@@ -62,9 +64,9 @@ async def test_values_of_the_users_own_classes_go_and_come_back_signed() -> None
 
 
 async def test_without_a_key_plain_values_pass_and_a_pickle_is_a_failure() -> None:
-    async with a_pool(key=None) as pool:
-        assert opened(await pool.run(a_job(jobs.add, 1, 2, key=None)), key=None) == 3
-        ending = await pool.run(a_job(jobs.new_point, key=None))
+    async with a_pool(keys=None) as pool:
+        assert opened(await pool.run(a_job(jobs.add, 1, 2, keys=None)), keys=None) == 3
+        ending = await pool.run(a_job(jobs.new_point, keys=None))
     assert ending.failure is not None
     assert ending.failure.type == "leveret.errors.PayloadError"
     assert "pickle" in ending.failure.message
@@ -109,7 +111,7 @@ async def test_a_folder_put_on_the_path_later_reaches_a_child_that_runs_already(
 
 async def test_a_pool_works_on_a_loop_outside_the_main_thread(tmp_path: Path) -> None:
     async def in_thread() -> tuple[int, Ending]:
-        pool = ProcessPool(size=1, key=KEY)
+        pool = ProcessPool(size=1, keys=KEYS)
         await pool.start()
         running = asyncio.create_task(pool.run(a_job(jobs.hold, str(started), str(finished))))
         pid = int(await asyncio.to_thread(text_in, started))
@@ -168,7 +170,9 @@ async def test_a_traceback_begins_in_the_tasks_own_code() -> None:
 
 async def test_arguments_that_were_made_for_another_key_fail_the_run() -> None:
     async with a_pool() as pool:
-        ending = await pool.run(a_job(jobs.add, 1, 2, key=b"a key that nobody here knows about.."))
+        ending = await pool.run(
+            a_job(jobs.add, 1, 2, keys=Keyring(keys=(b"a key that nobody here knows about..",)))
+        )
     assert ending.failure is not None
     assert ending.failure.type == "leveret.errors.PayloadError"
 
@@ -280,7 +284,7 @@ def test_a_script_without_a_main_guard_runs_once_with_classes_of_its_own() -> No
 
 async def test_stopping_leaves_no_process_and_tells_those_who_wait(tmp_path: Path) -> None:
     started, finished = tmp_path / "started", tmp_path / "finished"
-    pool = ProcessPool(size=2, key=KEY)
+    pool = ProcessPool(size=2, keys=KEYS)
     await pool.start()
     idle = await result_of(pool, jobs.pid)
     running = [
@@ -301,7 +305,7 @@ async def test_stopping_leaves_no_process_and_tells_those_who_wait(tmp_path: Pat
 
 
 async def test_stopping_twice_or_before_the_start_is_fine() -> None:
-    pool = ProcessPool(size=1, key=None)
+    pool = ProcessPool(size=1, keys=None)
     await pool.stop()
     await pool.start()
     await pool.stop()

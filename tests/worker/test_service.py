@@ -33,7 +33,7 @@ class Site:
         self.transport = MemoryTransport(broker)
         coordinator, mine = MemoryTransport(broker), MemoryTransport(broker)
         self.coordinator = Connected(coordinator, CoordinatorService(coordinator, None))
-        self.worker = WorkerService(mine, [answer, answer_in_a_thread], project="p", key=None)
+        self.worker = WorkerService(mine, [answer, answer_in_a_thread], project="p", keys=None)
         self._worker = Connected(mine, self.worker)
 
     async def start(self) -> None:
@@ -73,7 +73,7 @@ class Site:
             run=run,
             target=messages.Target(identifier=name),
             project="p",
-            arguments=payload.seal(payload.encode_arguments((), {}), key=None, context=context),
+            arguments=payload.seal(payload.encode_arguments((), {}), keys=None, context=context),
         )
         return await self.ask(messages.Submit, submissions=(submission,))
 

@@ -37,7 +37,7 @@ class Child:
         self._sock = sock
         self._inbox = frames.Inbox()
         self._frames: list[bytes] = []
-        self._setup = frames.Setup(key=None, grace=0)
+        self._setup = frames.Setup(keys=None, grace=0)
         self._refs: list[FunctionRef] = []
         self._functions: dict[int, Callable[..., Any]] = {}
         self._is_performing = False
@@ -94,7 +94,7 @@ class Child:
             self._is_performing = False
 
     def _perform(self, order: frames.Order) -> Ending:
-        key = self._setup.key
+        keys = self._setup.keys
         run = RunContext(
             run=order.run,
             attempt=order.attempt,
@@ -111,8 +111,8 @@ class Child:
         except Terminated:
             raise
         except BaseException as error:
-            return failed(error, run=run, key=key)
-        return perform(fn, order.arguments, run=run, key=key)
+            return failed(error, run=run, keys=keys)
+        return perform(fn, order.arguments, run=run, keys=keys)
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number not in self._functions:

@@ -9,11 +9,12 @@ means that the child shall end. The frames never leave the machine, nor the vers
 
 import os
 import struct
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgpack
 
+from leveret.keys import Keyring
 from leveret_worker.functions import FunctionRef
 from leveret_worker.perform import Ending
 
@@ -30,9 +31,9 @@ END = READY = _LENGTH.pack(0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What a child needs to know once. The key goes only this way: others can't see a socket."""
+    """What a child needs to know once. Keys go only this way: others can't see a socket."""
 
-    key: bytes | None
+    keys: Keyring | None
     grace: float
     """Seconds that user code has to unwind after its parent died."""
 
@@ -59,12 +60,13 @@ class Order:
 
 
 def pack_setup(setup: Setup) -> bytes:
-    return _pack(astuple(setup))
+    ring = setup.keys
+    return _pack((ring and (ring.keys, ring.encrypts), setup.grace))
 
 
 def unpack_setup(frame: bytes) -> Setup:
-    key, grace = msgpack.unpackb(frame)
-    return Setup(key=key, grace=grace)
+    ring, grace = msgpack.unpackb(frame)
+    return Setup(keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1]), grace=grace)
 
 
 def pack_order(order: Order) -> bytes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from leveret.context import RunContext, entering
 from leveret.errors import PayloadError
 from leveret.failures import describe, encode_failure
+from leveret.keys import Keyring
 from leveret.payload import Context, encode, seal, unseal_arguments
 from leveret_worker.errors import Terminated
 
@@ -31,21 +32,21 @@ class Ending:
 
 
 def perform(
-    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, key: bytes | None
+    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, keys: Keyring | None
 ) -> Ending:
     """Call a function within a run. Raises nothing but `Terminated`."""
     with entering(run):
         try:
-            args, kwargs = _unsealed(arguments, run, key)
-            return _succeeded(fn(*args, **kwargs), run, key)
+            args, kwargs = _unsealed(arguments, run, keys)
+            return _succeeded(fn(*args, **kwargs), run, keys)
         except Terminated:
             raise
         except BaseException as error:
-            return failed(error, run=run, key=key)
+            return failed(error, run=run, keys=keys)
 
 
 async def perform_async(
-    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, key: bytes | None
+    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, keys: Keyring | None
 ) -> Ending:
     """Await an async function within a run. Raises nothing but `CancelledError`.
 
@@ -54,32 +55,32 @@ async def perform_async(
     """
     with entering(run):
         try:
-            args, kwargs = _unsealed(arguments, run, key)
-            return _succeeded(await fn(*args, **kwargs), run, key)
+            args, kwargs = _unsealed(arguments, run, keys)
+            return _succeeded(await fn(*args, **kwargs), run, keys)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return failed(error, run=run, key=key)
+            return failed(error, run=run, keys=keys)
         except BaseException as error:
-            return failed(error, run=run, key=key)
+            return failed(error, run=run, keys=keys)
 
 
-def failed(error: BaseException, *, run: RunContext, key: bytes | None) -> Ending:
+def failed(error: BaseException, *, run: RunContext, keys: Keyring | None) -> Ending:
     """The ending that an exception makes. Its traceback begins in the user's code."""
     context = _context(run, "error")
-    return Ending(error=encode_failure(error, key=key, context=context), failure=describe(error))
+    return Ending(error=encode_failure(error, keys=keys, context=context), failure=describe(error))
 
 
 def _unsealed(
-    arguments: bytes, run: RunContext, key: bytes | None
+    arguments: bytes, run: RunContext, keys: Keyring | None
 ) -> tuple[list[Any], dict[str, Any]]:
-    return unseal_arguments(arguments, key=key, context=_context(run, "arguments"))
+    return unseal_arguments(arguments, keys=keys, context=_context(run, "arguments"))
 
 
-def _succeeded(result: object, run: RunContext, key: bytes | None) -> Ending:
+def _succeeded(result: object, run: RunContext, keys: Keyring | None) -> Ending:
     try:
-        return Ending(result=seal(encode(result), key=key, context=_context(run, "result")))
+        return Ending(result=seal(encode(result), keys=keys, context=_context(run, "result")))
     except Exception as error:  # a class of the user's may raise anything when it is pickled
         raise PayloadError(
             f"the result of {run.definition} (a {type(result).__name__}) can't be sent: {error}"

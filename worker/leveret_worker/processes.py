@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass, field
 
+from leveret.keys import Keyring
 from leveret_broker.lifecycle import LoopMailbox
 from leveret_worker.children import Child, Exit
 from leveret_worker.errors import ChildDied, ChildNotStarted, PoolStopped
@@ -81,14 +82,14 @@ class ProcessPool:
     """Runs jobs in at most `size` child processes. Belongs to the loop in which it was started."""
 
     def __init__(
-        self, *, size: int, key: bytes | None, grace: float = 10.0, start_timeout: float = 60.0
+        self, *, size: int, keys: Keyring | None, grace: float = 10.0, start_timeout: float = 60.0
     ) -> None:
         """`grace`: seconds between asking a child to end and killing it.
 
         `start_timeout`: seconds after which a child that has not come up is killed.
         """
         self._size = size
-        self._setup = Setup(key=key, grace=grace)
+        self._setup = Setup(keys=keys, grace=grace)
         self._start_timeout = start_timeout
         self._mailbox: LoopMailbox | None = None
         self._workers: set[_Worker] = set()

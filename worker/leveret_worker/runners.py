@@ -8,6 +8,7 @@ from leveret.connection import Connection
 from leveret.context import RunContext
 from leveret.errors import WorkerLost
 from leveret.failures import describe
+from leveret.keys import Keyring
 from leveret_broker import logs
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_worker.errors import ChildDied, PoolStopped
@@ -44,11 +45,11 @@ class AsyncRunner:
     """Async tasks and workflows, on one event loop apart from the connection's."""
 
     def __init__(
-        self, thread: IoThread, home: LoopMailbox, key: bytes | None, connection: Connection
+        self, thread: IoThread, home: LoopMailbox, keys: Keyring | None, connection: Connection
     ) -> None:
         self._thread = thread
         self._home = home
-        self._key = key
+        self._keys = keys
         self._connection = connection
 
     def begin(self, execution: Execution, ended: Ended) -> None:
@@ -60,10 +61,10 @@ class AsyncRunner:
 
         async def run() -> Ending:
             try:
-                return await perform_async(fn, arguments, run=context, key=self._key)
+                return await perform_async(fn, arguments, run=context, keys=self._keys)
             except asyncio.CancelledError as error:
                 # A failure only if its own code cancelled it: see `outcome_of`.
-                return failed(error, run=context, key=self._key)
+                return failed(error, run=context, keys=self._keys)
 
         def done(task: asyncio.Task[Ending]) -> None:
             ending = None if task.cancelled() else task.result()
@@ -91,9 +92,9 @@ class ThreadRunner:
     for it.
     """
 
-    def __init__(self, home: LoopMailbox, key: bytes | None) -> None:
+    def __init__(self, home: LoopMailbox, keys: Keyring | None) -> None:
         self._home = home
-        self._key = key
+        self._keys = keys
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
@@ -101,7 +102,7 @@ class ThreadRunner:
         fn, arguments = execution.definition.fn, execution.invocation.arguments
 
         def run() -> None:
-            ending = perform(fn, arguments, run=context, key=self._key)
+            ending = perform(fn, arguments, run=context, keys=self._keys)
             self._home.post(lambda: ended(ending))
 
         try:
@@ -114,9 +115,9 @@ class ThreadRunner:
 class ProcessRunner:
     """Sync tasks in child processes: true parallelism, and a crash costs one run."""
 
-    def __init__(self, pool: ProcessPool, key: bytes | None) -> None:
+    def __init__(self, pool: ProcessPool, keys: Keyring | None) -> None:
         self._pool = pool
-        self._key = key
+        self._keys = keys
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
@@ -144,7 +145,7 @@ class ProcessRunner:
         except PoolStopped:
             return None
         except Exception as error:
-            return failed(error, run=_context(execution), key=self._key)
+            return failed(error, run=_context(execution), keys=self._keys)
 
 
 def lost(execution: Execution, reason: object) -> Ending:

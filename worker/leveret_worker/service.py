@@ -10,6 +10,7 @@ from typing import Any
 
 from leveret.connection import Connection
 from leveret.definitions import Definition, Task
+from leveret.keys import Keyring
 from leveret.session import Session
 from leveret_broker import codec, identifiers, logs, messages, topology
 from leveret_broker.clock import Clock, SystemClock
@@ -63,7 +64,7 @@ class WorkerService:
         definitions: Sequence[Definition[..., Any]] = (),
         *,
         project: str,
-        key: bytes | None,
+        keys: Keyring | None,
         slots: int | None = None,
         processes: int | None = None,
         where: str = "this process",
@@ -82,7 +83,7 @@ class WorkerService:
         self._transport = transport
         self._definitions = definitions
         self._project = project
-        self._key = key
+        self._keys = keys
         self._slots = slots or DEFAULT_SLOTS
         self._processes = processes or processors()
         self._clock = clock or SystemClock()
@@ -91,7 +92,7 @@ class WorkerService:
         self._user_thread = user_thread or IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
-        self._pool = ProcessPool(size=self._processes, key=key, grace=stop_grace)
+        self._pool = ProcessPool(size=self._processes, keys=keys, grace=stop_grace)
         self._alarms = Alarms(self._clock)
         self._membership = Membership(self._ask_to_join, self._clock)
         self._suspension = Suspension(self._clock, self._on_resumed)
@@ -202,13 +203,13 @@ class WorkerService:
     def _assembled(self) -> Executor:
         home = LoopMailbox(asyncio.get_running_loop())
         connection = Connection(
-            self._session, project=self._project, key=self._key, serve=self._serve_more
+            self._session, project=self._project, keys=self._keys, serve=self._serve_more
         )
         return Executor(
             runners=Runners(
-                loop=AsyncRunner(self._user_thread, home, self._key, connection),
-                thread=ThreadRunner(home, self._key),
-                process=ProcessRunner(self._pool, self._key),
+                loop=AsyncRunner(self._user_thread, home, self._keys, connection),
+                thread=ThreadRunner(home, self._keys),
+                process=ProcessRunner(self._pool, self._keys),
             ),
             rooms=Rooms(slots=self._slots, processes=self._processes),
             claims=self._claims,
@@ -227,7 +228,7 @@ class WorkerService:
 
         Raises what `leveret` raises for definitions that the catalog refuses.
         """
-        asker = Connection(self._session, project=self._project, key=self._key)
+        asker = Connection(self._session, project=self._project, keys=self._keys)
         answer = await asker.ask(
             messages.Registered,
             messages.Register,

@@ -2,7 +2,7 @@
 
 import click
 
-from leveret import payload
+from leveret import keys
 
 
 @click.group()
@@ -13,4 +13,4 @@ def key() -> None:
 @key.command()
 def new() -> None:
     """Print a fresh random key, for LEVERET_KEY of callers and workers alike."""
-    click.echo(payload.new_key())
+    click.echo(keys.new_key())

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from leveret.client import Client, connect
+from leveret.keys import Keyring
 from leveret.settings import settings
 
 LONGEST = 7 * 86400.0
@@ -103,6 +104,6 @@ def client(url: str | None, project: str | None) -> Client:
     return connect(need_url(url), project=project)
 
 
-def key() -> bytes | None:
-    """The key of `LEVERET_KEY`. There is no option: command lines are for all to see."""
-    return settings().key_bytes()
+def keyring() -> Keyring | None:
+    """The keys of `LEVERET_KEY`. There is no option: command lines are for all to see."""
+    return settings().keyring()

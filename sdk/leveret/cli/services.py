@@ -119,7 +119,7 @@ def worker(
         transport,
         definitions,
         project=checked_project(project) or DEFAULT_PROJECT,
-        key=options.key(),
+        keys=options.keyring(),
         slots=slots,
         processes=processes,
         where=redact(given),

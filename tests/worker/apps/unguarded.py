@@ -3,7 +3,7 @@
 import asyncio
 
 from leveret_worker.processes import ProcessPool
-from tests.worker.pooling import KEY, a_job, opened
+from tests.worker.pooling import KEYS, a_job, opened
 
 
 class Place:
@@ -17,7 +17,7 @@ def move(place: Place, by: int) -> Place:
 
 
 async def main() -> None:
-    pool = ProcessPool(size=1, key=KEY)
+    pool = ProcessPool(size=1, keys=KEYS)
     await pool.start()
     moved = opened(await pool.run(a_job(move, Place(1), 2)))
     assert isinstance(moved, Place)

@@ -1,0 +1,132 @@
+"""Where the parts of a sealed payload stand.
+
+    "LV"  version  flags
+    [key id, 4 bytes  signature, 32 bytes]     if it is signed
+    length of the prelude, u32  length of the body, u64  number of buffers, u32
+    length of each buffer, u64 …
+    prelude  body
+    [zeros up to a multiple of 64  buffer] …
+
+Numbers are big-endian. Buffers begin at multiples of 64 bytes from the start, so that arrays can be
+used where they lie, in a file that is mapped into memory as well. Nothing here trusts a length: the
+parts have to fill the bytes that there are, exactly.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+
+from leveret.buffers import BytesLike
+from leveret.errors import PayloadError
+
+VERSION = 2
+ALIGNED = 64
+SIGNATURE = 32
+_MAGIC = b"LV"
+_HEAD = struct.Struct("!2sBB")
+_SEAL = struct.Struct(f"!4s{SIGNATURE}s")
+_SIZES = struct.Struct("!IQI")
+MOST_BUFFERS = 1_000_000
+
+
+class Flag(IntFlag):
+    """What there is to know before anything is read."""
+
+    PICKLED = 1
+    SIGNED = 2
+
+
+_KNOWN = int(Flag.PICKLED | Flag.SIGNED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A sealed payload, cut up. Nothing in it is verified."""
+
+    flags: Flag
+    key_id: bytes
+    """Which key signed it; empty if none did, as the signature is."""
+    signature: bytes
+    covered: tuple[BytesLike, ...]
+    """What the signature covers as it is; of each buffer it covers the digest."""
+    prelude: memoryview
+    body: memoryview
+    buffers: tuple[memoryview, ...]
+
+
+def head(flags: Flag) -> bytes:
+    """The first bytes."""
+    return _HEAD.pack(_MAGIC, VERSION, flags)
+
+
+def seal(key_id: bytes, signature: bytes) -> bytes:
+    """What stands behind the head of a signed payload."""
+    return _SEAL.pack(key_id, signature)
+
+
+def sizes(prelude: bytes, body: BytesLike, buffers: Sequence[memoryview]) -> bytes:
+    """The lengths of all that follows."""
+    count = len(buffers)
+    lengths = struct.pack(f"!{count}Q", *(buffer.nbytes for buffer in buffers))
+    return _SIZES.pack(len(prelude), len(body), count) + lengths
+
+
+def padding(position: int) -> bytes:
+    """The zeros in front of a buffer that would else begin here."""
+    return bytes(-position % ALIGNED)
+
+
+def cut(data: BytesLike) -> Parts:
+    """The parts of sealed bytes. Raises `PayloadError` if they can't be what was sealed."""
+    view = memoryview(data).cast("B")
+    if view.nbytes < _HEAD.size or bytes(view[:2]) != _MAGIC:
+        raise PayloadError("these bytes are no payload of leveret")
+    _, version, flags = _HEAD.unpack_from(view)
+    if version != VERSION or flags & ~_KNOWN:
+        raise PayloadError(
+            f"written by another version of leveret (format {version}, this one reads {VERSION})"
+        )
+    position = _HEAD.size
+    key_id = signature = b""
+    if flags & Flag.SIGNED:
+        _check(position + _SEAL.size <= view.nbytes)
+        key_id, signature = _SEAL.unpack_from(view, position)
+        position += _SEAL.size
+    start = position
+    _check(position + _SIZES.size <= view.nbytes)
+    prelude_size, body_size, count = _SIZES.unpack_from(view, position)
+    position += _SIZES.size
+    _check(count <= MOST_BUFFERS and position + 8 * count <= view.nbytes)
+    lengths = struct.unpack_from(f"!{count}Q", view, position)
+    position += 8 * count
+    body = position + prelude_size
+    end = body + body_size
+    _check(end <= view.nbytes)
+    return Parts(
+        flags=Flag(flags),
+        key_id=key_id,
+        signature=signature,
+        covered=(view[: _HEAD.size], view[start:end]),
+        prelude=view[position:body],
+        body=view[body:end],
+        buffers=_buffers(view, end, lengths),
+    )
+
+
+def _buffers(view: memoryview, position: int, lengths: Sequence[int]) -> tuple[memoryview, ...]:
+    found: list[memoryview] = []
+    for length in lengths:
+        gap = -position % ALIGNED
+        _check(position + gap + length <= view.nbytes)
+        _check(not any(view[position : position + gap]))
+        position += gap
+        found.append(view[position : position + length])
+        position += length
+    _check(position == view.nbytes)
+    return tuple(found)
+
+
+def _check(fits: bool) -> None:
+    if not fits:
+        raise PayloadError("damaged (its parts don't fill it: it was cut off, or put together)")
