@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leveret_broker import logs, tls
+from leveret_broker.command_line import hide_password
 from leveret_broker.errors import TransportError
 from leveret_broker.lifecycle import Connected
 from leveret_broker.rabbitmq import RabbitTransport
@@ -31,17 +32,21 @@ async def serve(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 4 if the broker can't be reached, 2 if the catalog can't be used."""
+    if arguments is None:
+        hide_password()
     parser = argparse.ArgumentParser(prog="leveret_coordinator", description=__doc__)
-    parser.add_argument("--url", default=os.environ.get("LEVERET_URL"))
+    # Not as its default, which a help text may show.
+    parser.add_argument("--url", help="the broker; LEVERET_URL by default")
     parser.add_argument(
         "--catalog", type=Path, default=Path(os.environ.get("LEVERET_CATALOG", "catalog.sqlite"))
     )
     options = parser.parse_args(arguments)
-    if options.url is None:
+    url = options.url or os.environ.get("LEVERET_URL")
+    if url is None:
         parser.error("give --url, or set LEVERET_URL")
     logs.configure()
     try:
-        asyncio.run(serve(options.url, options.catalog))
+        asyncio.run(serve(url, options.catalog))
     except TransportError as error:
         sys.stderr.write(f"{error}\n")
         return 4

@@ -22,6 +22,7 @@ from leveret.errors import (
     SettingError,
     StateError,
 )
+from leveret_broker.command_line import hide_password
 
 DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -64,6 +65,8 @@ def leveret(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
+    if arguments is None:
+        hide_password()
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> object:
