@@ -23,6 +23,7 @@ from leveret.errors import (
     StateError,
 )
 from leveret_broker.command_line import hide_password
+from leveret_broker.errors import BrokerBlocked, Expired, TransportUnreachable
 
 DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -105,7 +106,7 @@ def exit_code(error: Exception) -> int:
             return WRONG_USAGE
         case IdentificationError() | NotDeployedError():
             return NOT_FOUND
-        case CoordinatorUnreachable():
+        case CoordinatorUnreachable() | TransportUnreachable() | Expired() | BrokerBlocked():
             return UNREACHABLE
         case _:
             return RUN_FAILED
