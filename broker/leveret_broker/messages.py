@@ -31,6 +31,10 @@ AttemptState = Literal[
 ]
 
 
+Place = Literal["loop", "thread", "process"]
+"""Where a worker executes a function: on its event loop, in a thread, in a child process."""
+
+
 class Wire(BaseModel):
     """Frozen, and tolerant of fields that it doesn't know."""
 
@@ -73,6 +77,19 @@ class RunOptions(Wire):
     """From the publication of an attempt until a worker starts it."""
 
 
+class CodeRef(Wire):
+    """A function that was shipped, among all that came with it."""
+
+    digest: str
+    """Of the code, which the catalog keeps by it."""
+    index: int = Field(ge=0)
+    """Of the definition, among those of this code."""
+    place: Place
+    """Known before the code is loaded, because it is loaded there."""
+    prefetch: int | None = Field(default=None, ge=1)
+    """Messages that a worker takes ahead, if the definition says so."""
+
+
 class DefinitionSpec(Wire):
     """A definition as its code declares it."""
 
@@ -87,6 +104,9 @@ class DefinitionSpec(Wire):
     description: str = ""
     options: RunOptions | None = None
     """Of runs that say nothing else."""
+    place: Place | None = None
+    """Set if its code is shipped."""
+    prefetch: int | None = Field(default=None, ge=1)
 
 
 class DefinitionRecord(Wire):
@@ -102,6 +122,8 @@ class DefinitionRecord(Wire):
     description: str = ""
     registered_at: float = 0.0
     """Seconds since the Unix epoch."""
+    code: CodeRef | None = None
+    """What was shipped last."""
 
 
 class Target(Wire):
@@ -113,6 +135,8 @@ class Target(Wire):
     version: str | None = None
     fingerprint: str | None = None
     """Of a workflow's code: the submission means exactly this code."""
+    code: CodeRef | None = None
+    """What the caller has shipped, and means."""
 
 
 class Failure(Wire):
@@ -201,6 +225,8 @@ class Invocation(Wire):
     claim: bool = False
     """Claim it before starting, so that its worker is known if it dies at once: others did."""
     inputs: tuple[Input, ...] = ()
+    code: CodeRef | None = None
+    """What executes it where the definition is not of the worker's own."""
 
 
 class Outcome(Wire):
@@ -278,6 +304,51 @@ class Register(Wire):
     request: str
     project: str
     definitions: tuple[DefinitionSpec, ...]
+
+
+class Offer(Wire):
+    """How do these definitions stand, which the caller could ship? Answered by `Offered`."""
+
+    type: Literal["offer"] = "offer"
+    session: str
+    request: str
+    project: str
+    definitions: tuple[DefinitionSpec, ...]
+
+
+class Ship(Wire):
+    """Keep this code, and make its definitions known. Answered by `Registered` or `Refused`."""
+
+    type: Literal["ship"] = "ship"
+    session: str
+    request: str
+    project: str
+    digest: str
+    body: bytes
+    """Signed, for those who have the project's key."""
+    definitions: tuple[DefinitionSpec, ...]
+    """In the order in which the code has them."""
+
+
+class ListShipped(Wire):
+    """What was shipped to this project and is in use? Answered by `Shipped`."""
+
+    type: Literal["list-shipped"] = "list-shipped"
+    session: str
+    request: str
+    project: str
+    after: str = ""
+    """The last database id of the answer before."""
+
+
+class FetchCode(Wire):
+    """The code with this digest, please. Answered by `Code` or `Refused`."""
+
+    type: Literal["fetch-code"] = "fetch-code"
+    session: str
+    request: str
+    project: str
+    digest: str
 
 
 class Resolve(Wire):
@@ -419,6 +490,10 @@ class Heartbeat(Wire):
     """The ids of the definitions it serves."""
     held: dict[str, int] = Field(default_factory=dict[str, int])
     """Invocations whose deliveries it has and has not settled, by the definition's id."""
+    accepts_code: bool = False
+    """Whether it serves what is shipped to its project."""
+    shipped: tuple[str, ...] = ()
+    """Those of the definitions that it serves with shipped code."""
 
 
 class Goodbye(Wire):
@@ -431,6 +506,10 @@ class Goodbye(Wire):
 Request = Annotated[
     Hello
     | Register
+    | Offer
+    | Ship
+    | ListShipped
+    | FetchCode
     | Resolve
     | Submit
     | Attach
@@ -462,6 +541,30 @@ class Registered(Wire):
     request: str
     definitions: tuple[DefinitionRecord, ...]
     """In the order in which they were sent."""
+
+
+Standing = Literal["unknown", "known", "deployed"]
+"""`deployed`: a live worker serves it with code of its own. `known`: none does, now."""
+
+
+class Offered(Wire):
+    type: Literal["offered"] = "offered"
+    request: str
+    standings: tuple[Standing, ...]
+    """In the order in which the definitions were sent."""
+
+
+class Shipped(Wire):
+    type: Literal["shipped"] = "shipped"
+    request: str
+    definitions: tuple[DefinitionRecord, ...]
+    has_more: bool
+
+
+class Code(Wire):
+    type: Literal["code"] = "code"
+    request: str
+    body: bytes
 
 
 class Resolved(Wire):
@@ -546,6 +649,8 @@ class Unserved(Wire):
     type: Literal["unserved"] = "unserved"
     run: str
     queue: str
+    shipped: bool = False
+    """Its code was shipped, and no live worker of the project accepts code."""
 
 
 class Finished(Wire):
@@ -637,6 +742,7 @@ class WorkerRow(Wire):
     heartbeat_at: float
     definitions: tuple[str, ...]
     """`project:name:version` of each it serves."""
+    accepts_code: bool = False
 
 
 class Rows(Wire):
@@ -658,6 +764,9 @@ class Tree(Wire):
 Reply = Annotated[
     Welcome
     | Registered
+    | Offered
+    | Shipped
+    | Code
     | Resolved
     | Refused
     | Cancelled
@@ -718,3 +827,5 @@ class Control(Wire):
     """To every worker: the coordinator was away, and what it had to say may be lost. Join again."""
     generation: int | None = None
     """Answers `join`: invocations of an earlier generation are to be claimed."""
+    shipped: tuple[str, ...] = ()
+    """To every worker: projects in which something that was shipped has nobody to serve it yet."""

@@ -24,6 +24,7 @@ from leveret_coordinator.records import (
     Confirmed,
     Definition,
     LostAttempt,
+    NewCode,
     NewRun,
     Orphan,
     PendingRun,
@@ -120,9 +121,12 @@ class Catalog:
         workers = needs.workers | {
             run.holder.worker for run in runs if run.holder is not None and run.id in needs.lost
         }
+        served, deployed = await self._served((row.id for row in known.definitions), alive.since)
         return Facts(
             known=known,
-            served=await self._served((row.id for row in known.definitions), alive.since),
+            served=served,
+            deployed=deployed,
+            accepting=await self._accepting(known, alive.since),
             runs=runs,
             below=below,
             waiters=await self._waiters(ending) if runs else (),
@@ -158,12 +162,24 @@ class Catalog:
             names=frozenset((row["project"], row["name"]) for row in similar),
         )
 
-    async def _served(self, ids: Iterable[str], alive_since: float) -> frozenset[str]:
+    async def _served(
+        self, ids: Iterable[str], alive_since: float
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Those that are served, and those of them that are served with the worker's own code."""
         wanted = list(ids)
         if not wanted:
-            return frozenset()
+            return frozenset(), frozenset()
         found = await self.rows("definitions_served", ids=_array(wanted), alive_since=alive_since)
-        return frozenset(row["definition"] for row in found)
+        return (
+            frozenset(row["definition"] for row in found),
+            frozenset(row["definition"] for row in found if row["is_deployed"]),
+        )
+
+    async def _accepting(self, known: Known, alive_since: float) -> frozenset[str]:
+        if all(definition.code is None for definition in known.definitions):
+            return frozenset()
+        found = await self.rows("accepting_projects", alive_since=alive_since)
+        return frozenset(row["project"] for row in found)
 
     async def _runs_named(self, ids: frozenset[str]) -> list[Run]:
         if not ids:
@@ -219,6 +235,7 @@ class Catalog:
         """
         async with self._database.transaction():
             await self._put_definitions(decision.definitions)
+            await self._put_code(decision.code, now)
             await self._put_workers(decision, now)
             await self._insert_runs(decision.runs)
             await self._change_runs(decision.changed)
@@ -247,6 +264,13 @@ class Catalog:
     async def _put_definitions(self, definitions: Sequence[Definition]) -> None:
         await self._many("put_definition", [rows.definition_row(each) for each in definitions])
 
+    async def _put_code(self, code: Sequence[NewCode], now: float) -> None:
+        put: list[Row] = [
+            {"project": new.project, "digest": new.digest, "body": new.body, "shipped_at": now}
+            for new in code
+        ]
+        await self._many("put_code", put)
+
     async def _put_workers(self, decision: Decision, now: float) -> None:
         if decision.heartbeats:
             beats: list[Row] = [
@@ -254,6 +278,7 @@ class Catalog:
                     **heartbeat.model_dump(exclude={"type"}),
                     "definitions": _array(heartbeat.definitions),
                     "held": json.dumps(heartbeat.held),
+                    "shipped": _array(heartbeat.shipped),
                     "now": now,
                 }
                 for heartbeat in decision.heartbeats
@@ -277,6 +302,7 @@ class Catalog:
             {"run": new.run.id, "inputs": _array(new.inputs)} for new in runs if new.inputs
         ]
         await self._many("insert_inputs", inputs)
+        await self._many("insert_run_code", [row for row in inserted if row["code"] is not None])
 
     async def _change_runs(self, changed: Sequence[ChangedRun]) -> None:
         await self._many_expected("change_runs", [rows.changed_run_row(each) for each in changed])

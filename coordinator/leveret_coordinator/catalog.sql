@@ -36,7 +36,7 @@ COMMIT;
 -- name: definitions_wanted(ids, names)
 SELECT
     id, project, kind, name, version, fingerprint, module, qualname, description, options,
-    registered_at
+    registered_at, code, shipped_at
 FROM definitions
 WHERE id IN (SELECT value FROM json_each(:ids)) OR name IN (SELECT value FROM json_each(:names));
 
@@ -49,17 +49,19 @@ SELECT project, name, version FROM definitions WHERE kind != 'step';
 -- name: put_definition*!
 INSERT INTO definitions (
     id, project, kind, name, version, revision, fingerprint, module, qualname, description,
-    options, registered_at
+    options, registered_at, code, shipped_at
 ) VALUES (
     :id, :project, :kind, :name, :version, :revision, :fingerprint, :module, :qualname,
-    :description, :options, :registered_at
+    :description, :options, :registered_at, :code, :shipped_at
 )
 ON CONFLICT (id) DO UPDATE SET
     fingerprint = excluded.fingerprint,
     module = excluded.module,
     qualname = excluded.qualname,
     description = excluded.description,
-    options = excluded.options;
+    options = excluded.options,
+    code = excluded.code,
+    shipped_at = excluded.shipped_at;
 
 -- name: definition_rows(project, alive_since)
 SELECT id, project, kind, name, version, description, registered_at, (
@@ -74,24 +76,72 @@ SELECT id, project, kind, name, version, description, registered_at, (
 FROM definitions
 WHERE kind != 'step' AND (:project IS NULL OR project = :project);
 
+-- code that was shipped ---------------------------------------------------------------------------
+
+-- name: put_code*!
+INSERT OR IGNORE INTO code (project, digest, body, shipped_at)
+VALUES (:project, :digest, :body, :shipped_at);
+
+-- name: code_body(project, digest)$
+SELECT body FROM code WHERE project = :project AND digest = :digest;
+
+-- name: code_of(definition)$
+SELECT code FROM definitions WHERE id = :definition;
+
+-- name: shipped_in_use(project, after, since, alive_since, most)
+-- Shipped or called since then, or called and waiting; not what a worker serves with its own code.
+SELECT id, project, kind, name, version, description, registered_at, code
+FROM definitions
+WHERE
+    project = :project
+    AND code IS NOT NULL
+    AND id > :after
+    AND (
+        shipped_at >= :since
+        OR EXISTS (
+            SELECT 1 FROM runs WHERE runs.definition = definitions.id AND created_at >= :since
+        )
+        OR EXISTS (
+            SELECT 1 FROM runs INDEXED BY runs_queued
+            WHERE runs.definition = definitions.id AND state = 'queued'
+        )
+        OR id IN (SELECT definition FROM runs WHERE state = 'pending')
+    )
+    AND NOT EXISTS (
+        SELECT 1
+        FROM worker_definitions
+        JOIN workers ON workers.id = worker_definitions.worker
+        WHERE
+            worker_definitions.definition = definitions.id
+            AND NOT worker_definitions.shipped
+            AND workers.heartbeat_at >= :alive_since
+            AND workers.left_at IS NULL
+    )
+ORDER BY id
+LIMIT :most;
+
+-- name: insert_run_code*!
+INSERT INTO run_code (seq, definition, code) SELECT seq, definition, :code FROM runs WHERE id = :id;
+
+-- name: accepting_projects(alive_since)
+SELECT DISTINCT project
+FROM workers
+WHERE accepts_code AND heartbeat_at >= :alive_since AND left_at IS NULL;
+
 -- workers -----------------------------------------------------------------------------------------
 
 -- name: definitions_served(ids, alive_since)
-SELECT value AS definition
+-- Each that a live worker serves, and whether one does so with code of its own.
+SELECT worker_definitions.definition, min(worker_definitions.shipped) = 0 AS is_deployed
 FROM json_each(:ids)
-WHERE EXISTS (
-    SELECT 1
-    FROM worker_definitions
-    JOIN workers ON workers.id = worker_definitions.worker
-    WHERE
-        worker_definitions.definition = json_each.value
-        AND workers.heartbeat_at >= :alive_since
-        AND workers.left_at IS NULL
-);
+JOIN worker_definitions ON worker_definitions.definition = json_each.value
+JOIN workers ON workers.id = worker_definitions.worker
+WHERE workers.heartbeat_at >= :alive_since AND workers.left_at IS NULL
+GROUP BY worker_definitions.definition;
 
 -- name: put_worker*!
-INSERT INTO workers (id, project, host, pid, slots, busy, started_at, heartbeat_at)
-VALUES (:worker, :project, :host, :pid, :slots, :busy, :started_at, :now)
+INSERT INTO workers (id, project, host, pid, slots, busy, started_at, heartbeat_at, accepts_code)
+VALUES (:worker, :project, :host, :pid, :slots, :busy, :started_at, :now, :accepts_code)
 ON CONFLICT (id) DO UPDATE SET
     slots = excluded.slots,
     busy = excluded.busy,
@@ -103,13 +153,13 @@ DELETE FROM worker_definitions
 WHERE worker = :worker AND definition NOT IN (SELECT value FROM json_each(:definitions));
 
 -- name: serve_definitions*!
-INSERT INTO worker_definitions (definition, worker, held)
+INSERT INTO worker_definitions (definition, worker, held, shipped)
 SELECT definitions.id, :worker, coalesce((
     SELECT held.value FROM json_each(:held) AS held WHERE held.key = definitions.id
-), 0)
+), 0), definitions.id IN (SELECT value FROM json_each(:shipped))
 FROM definitions
 WHERE id IN (SELECT value FROM json_each(:definitions))
-ON CONFLICT (definition, worker) DO UPDATE SET held = excluded.held;
+ON CONFLICT (definition, worker) DO UPDATE SET held = excluded.held, shipped = excluded.shipped;
 
 -- name: dismiss_workers(ids, now)!
 UPDATE workers SET left_at = :now WHERE id IN (SELECT value FROM json_each(:ids));
@@ -127,7 +177,7 @@ FROM workers
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: worker_rows(project, alive_since)
-SELECT id, project, host, pid, slots, busy, started_at, heartbeat_at, (
+SELECT id, project, host, pid, slots, busy, started_at, heartbeat_at, accepts_code, (
     SELECT json_group_array(
         definitions.project || ':' || definitions.name || ':' || definitions.version
     )
@@ -395,10 +445,12 @@ DELETE FROM waiters WHERE run_id = :run AND session = :session;
 -- The oldest after the place given.
 SELECT
     current_runs.*, definitions.project AS queue_project, definitions.name, definitions.version,
-    arguments.body
+    arguments.body, coalesce(run_code.code, definitions.code) AS code
 FROM current_runs
 JOIN definitions ON definitions.id = current_runs.definition
 JOIN arguments ON arguments.seq = current_runs.seq
+LEFT JOIN run_code
+    ON run_code.seq = current_runs.seq AND run_code.definition = current_runs.definition
 WHERE
     current_runs.state = 'pending'
     AND (current_runs.created_at, current_runs.seq) > (:created_at, :seq)
@@ -409,10 +461,12 @@ LIMIT :most;
 -- The plus: by the ids, not through all that is pending.
 SELECT
     current_runs.*, definitions.project AS queue_project, definitions.name, definitions.version,
-    arguments.body
+    arguments.body, coalesce(run_code.code, definitions.code) AS code
 FROM current_runs
 JOIN definitions ON definitions.id = current_runs.definition
 JOIN arguments ON arguments.seq = current_runs.seq
+LEFT JOIN run_code
+    ON run_code.seq = current_runs.seq AND run_code.definition = current_runs.definition
 WHERE
     current_runs.id IN (SELECT value FROM json_each(:ids))
     AND +current_runs.state = 'pending'

@@ -17,13 +17,10 @@ from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
     Attach,
     Cancel,
-    Explain,
     Goodbye,
     Heartbeat,
     Hello,
-    ListDefinitions,
-    ListRuns,
-    ListWorkers,
+    Offer,
     Outcomes,
     Refused,
     Register,
@@ -31,7 +28,7 @@ from leveret_broker.messages import (
     Resolve,
     Resolved,
     Retry,
-    ShowRun,
+    Ship,
     Submit,
     Welcome,
 )
@@ -44,6 +41,7 @@ from leveret_coordinator import (
     opening,
     registration,
     resolution,
+    shipping,
     submissions,
     timing,
 )
@@ -147,7 +145,7 @@ class _Deciding:
     def _beat(self, heartbeat: Heartbeat) -> None:
         self._goodbyes.pop(heartbeat.worker, None)
         self._heartbeats[heartbeat.worker] = heartbeat
-        self._ledger.serve(heartbeat.definitions)
+        self._ledger.hear(heartbeat)
 
     def _news(self, message: Outcomes) -> None:
         if message.join is not None:
@@ -187,16 +185,20 @@ class _Deciding:
 
     # -- questions --
 
-    def _reply_to(self, message: Hello | Register | Resolve | Question) -> None:
+    def _reply_to(self, message: Hello | Register | Offer | Ship | Resolve | Question) -> None:
         match message:
             case Register():
                 self._register(message)
+            case Offer():
+                shipping.offer(message, self._ledger)
+            case Ship():
+                self._ship(message)
             case Resolve():
                 self._resolve(message)
             case Hello():
                 welcome = Welcome(request=message.request, version=self._version)
                 self._ledger.answer(message.session, welcome)
-            case ListDefinitions() | ListRuns() | ShowRun() | ListWorkers() | Explain():
+            case _:
                 self._questions.append(message)
 
     def _register(self, message: Register) -> None:
@@ -216,6 +218,14 @@ class _Deciding:
         records = tuple(definition.as_message() for definition in done.definitions)
         registered = Registered(request=message.request, definitions=records)
         self._ledger.answer(message.session, registered)
+
+    def _ship(self, message: Ship) -> None:
+        try:
+            shipped = shipping.ship(message, self._ledger)
+        except RequestRefused as refusal:
+            self._ledger.answer(message.session, _refused(message.request, refusal))
+            return
+        self._queues.update(dict.fromkeys(definition.queue for definition in shipped))
 
     def _resolve(self, message: Resolve) -> None:
         try:

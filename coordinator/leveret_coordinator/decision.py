@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from leveret_broker.messages import (
     Explain,
+    FetchCode,
     Heartbeat,
     ListDefinitions,
     ListRuns,
+    ListShipped,
     ListWorkers,
     Outcomes,
     Reply,
@@ -19,6 +21,7 @@ from leveret_coordinator.records import (
     ChangedRun,
     Definition,
     End,
+    NewCode,
     NewRun,
     PendingRun,
     Timer,
@@ -26,7 +29,7 @@ from leveret_coordinator.records import (
     Waiter,
 )
 
-Question = ListDefinitions | ListRuns | ShowRun | ListWorkers | Explain
+Question = ListDefinitions | ListRuns | ShowRun | ListWorkers | Explain | ListShipped | FetchCode
 """Requests that are answered from the catalog, once the batch is written."""
 
 
@@ -63,6 +66,7 @@ class Decision:
     """What to write, then what to publish."""
 
     definitions: tuple[Definition, ...] = ()
+    code: tuple[NewCode, ...] = ()
     runs: tuple[NewRun, ...] = ()
     changed: tuple[ChangedRun, ...] = ()
     attempts: tuple[Attempt, ...] = ()
@@ -93,6 +97,8 @@ class Decision:
     verdicts: tuple[Judged, ...] = ()
     joined: tuple[str, ...] = ()
     """Workers that are told the generation of invocations that they needn't claim."""
+    shipped: tuple[str, ...] = ()
+    """Projects whose workers are told that something shipped has nobody to serve it yet."""
     suspects: tuple[str, ...] = ()
     """Workers that seem to have lost what they executed."""
     questions: tuple[Question, ...] = ()
@@ -106,6 +112,7 @@ class Decision:
         return any(
             (
                 self.definitions,
+                self.code,
                 self.runs,
                 self.changed,
                 self.attempts,

@@ -151,7 +151,7 @@ class _Explaining:
         servers = await self._servers(row["definition_id"])
         alive = [server for server in servers if server.is_alive]
         if not alive:
-            return f"{_name(row)} waits in its queue, and {self._nobody(row, servers)}."
+            return f"{_name(row)} waits in its queue, and {await self._nobody(row, servers)}."
         ready = await self._ready(row["definition"])
         text = f"{_name(row)} waits in its queue since {self._at(row['created_at'])}"
         if ready is not None:
@@ -167,13 +167,25 @@ class _Explaining:
             "shows more."
         )
 
-    def _nobody(self, row: Any, servers: Sequence[_Server]) -> str:
+    async def _nobody(self, row: Any, servers: Sequence[_Server]) -> str:
+        shipped = await self._catalog.value("code_of", definition=row["definition_id"])
+        if shipped is not None:
+            return await self._nobody_accepts(row)
         if not servers:
             return f"no worker has served {row['definition']} in the last day"
         last = servers[0]
         return (
             f"no worker serves {row['definition']}, last seen on {last.where} "
             f"{self._ago(last.heartbeat_at)}"
+        )
+
+    async def _nobody_accepts(self, row: Any) -> str:
+        found = await self._catalog.rows("accepting_projects", alive_since=self._alive_since)
+        if row["project"] in {each["project"] for each in found}:
+            return "the workers that accept code are being told of it"
+        return (
+            f"its code was shipped, and no worker of the project accepts code: start one by "
+            f"`leveret worker --project {row['project']} --accept-code`"
         )
 
     async def _taken(self, alive: Sequence[_Server]) -> str:

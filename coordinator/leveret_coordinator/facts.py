@@ -7,11 +7,13 @@ from leveret_broker.messages import (
     Attach,
     Cancel,
     Finished,
+    Offer,
     Outcomes,
     Register,
     Request,
     Resolve,
     Retry,
+    Ship,
     Submit,
 )
 from leveret_coordinator import resolution
@@ -68,6 +70,10 @@ class Facts:
     known: resolution.Known
     served: frozenset[str] = frozenset()
     """Ids of those of the definitions that a live worker serves."""
+    deployed: frozenset[str] = frozenset()
+    """Those that one serves with code of its own."""
+    accepting: frozenset[str] = frozenset()
+    """Projects with a live worker that accepts code, if any of the definitions was shipped."""
     runs: Sequence[Run] = ()
     below: Sequence[tuple[str, Run]] = ()
     """For each run to stop, by its id: itself and all below it, ended or not."""
@@ -138,7 +144,7 @@ def _collect(message: Message, needs: _Collected) -> None:
             _collect_asked(message, needs)
         case RefusedAttempt() | Vanished() | Orphan() | Timer():
             _collect_noticed(message, needs)
-        case Register():
+        case Register() | Offer() | Ship():
             needs.names.update(spec.name for spec in message.definitions)
         case Resolve():
             _collect_definitions(resolution.identifier_names(message.identifier), needs)

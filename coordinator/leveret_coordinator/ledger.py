@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from leveret_broker.identifiers import Kind
-from leveret_broker.messages import AttemptState, Finished, Reply, Stop, Verdict
+from leveret_broker.messages import AttemptState, Finished, Heartbeat, Reply, Stop, Verdict
 from leveret_coordinator import states
 from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome
 from leveret_coordinator.facts import Facts
@@ -20,6 +20,7 @@ from leveret_coordinator.records import (
     Definition,
     End,
     LostAttempt,
+    NewCode,
     NewRun,
     PendingRun,
     Run,
@@ -52,6 +53,8 @@ class Ledger:
         self.arguments = facts.arguments
         self._definitions = {row.id: row for row in facts.known.definitions}
         self._served = set(facts.served)
+        self._deployed = set(facts.deployed)
+        self._accepting = set(facts.accepting)
         self._runs = {run.id: run for run in facts.runs}
         self._below: dict[str, dict[str, None]] = defaultdict(dict)
         for top, run in facts.below:
@@ -68,6 +71,8 @@ class Ledger:
         self._foreseen = facts.foreseen
         self._ended = {finished.run: finished for finished in facts.ended}
         self._changed_definitions: dict[str, Definition] = {}
+        self._code: dict[tuple[str, str], NewCode] = {}
+        self._shipped: dict[str, None] = {}
         self._new_runs: dict[str, NewRun] = {}
         self._new_children: dict[str, list[str]] = {}
         self._new_waiters: list[Waiter] = []
@@ -105,8 +110,27 @@ class Ledger:
     def is_served(self, definition: str) -> bool:
         return definition in self._served
 
-    def serve(self, definitions: Iterable[str]) -> None:
-        self._served.update(definitions)
+    def is_deployed(self, definition: str) -> bool:
+        """Whether a live worker serves it with code of its own."""
+        return definition in self._deployed
+
+    def is_accepting(self, project: str) -> bool:
+        """Whether a live worker of the project accepts code."""
+        return project in self._accepting
+
+    def hear(self, heartbeat: Heartbeat) -> None:
+        """What a worker serves now."""
+        self._served.update(heartbeat.definitions)
+        self._deployed.update(set(heartbeat.definitions) - set(heartbeat.shipped))
+        if heartbeat.accepts_code:
+            self._accepting.add(heartbeat.project)
+
+    def keep_code(self, code: NewCode) -> None:
+        self._code[code.project, code.digest] = code
+
+    def tell_shipped(self, project: str) -> None:
+        """Tell its workers to ask what was shipped."""
+        self._shipped[project] = None
 
     # -- runs --
 
@@ -295,6 +319,7 @@ class Ledger:
         new_runs = [replace(new, run=self._runs[id]) for id, new in self._new_runs.items()]
         return Decision(
             definitions=tuple(self._changed_definitions.values()),
+            code=tuple(self._code.values()),
             runs=tuple(new_runs),
             changed=tuple(self._changed_runs()),
             attempts=tuple(self._attempts.values()),
@@ -313,6 +338,7 @@ class Ledger:
             answers=tuple(self._answers),
             stops=tuple(self._stops.values()),
             verdicts=tuple(self._verdicts),
+            shipped=tuple(self._shipped),
             suspects=tuple(self._suspects),
             refused=tuple(self._refused),
         )
@@ -332,4 +358,4 @@ class Ledger:
 
     def _pending(self, new: NewRun) -> PendingRun:
         queue = self.definition(new.run.definition).queue
-        return PendingRun(run=new.run, queue=queue, arguments=new.arguments)
+        return PendingRun(run=new.run, queue=queue, arguments=new.arguments, code=new.code)

@@ -190,4 +190,5 @@ def _worker_row(row: Any) -> WorkerRow:
         started_at=row["started_at"],
         heartbeat_at=row["heartbeat_at"],
         definitions=tuple(sorted(json.loads(row["definitions"]))),
+        accepts_code=bool(row["accepts_code"]),
     )

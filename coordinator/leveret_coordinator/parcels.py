@@ -7,6 +7,7 @@ from leveret_broker import codec, topology
 from leveret_broker.messages import (
     Accepted,
     Cancelled,
+    Code,
     Control,
     Explanation,
     Failure,
@@ -19,6 +20,7 @@ from leveret_broker.messages import (
     Replies,
     Reply,
     Rows,
+    Shipped,
     Stop,
     Tree,
     Unserved,
@@ -107,6 +109,14 @@ def pack_rejoin() -> Parcel:
     return Parcel(message=Outgoing(body=body, fanout=topology.CONTROL, persistent=False))
 
 
+def pack_shipped(projects: Sequence[str]) -> list[Parcel]:
+    """To every worker: the catalog knows what was shipped, and they ask for it."""
+    if not projects:
+        return []
+    body = codec.encode(Control(shipped=tuple(projects)))
+    return [Parcel(message=Outgoing(body=body, fanout=topology.CONTROL, persistent=False))]
+
+
 def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: int) -> list[Parcel]:
     """To each worker what it asked."""
     verdicts: dict[str, list[Verdict]] = {worker: [] for worker in joined}
@@ -154,6 +164,8 @@ def _portions(replies: Sequence[Reply]) -> Iterable[list[Reply]]:
 
 
 def _payload(reply: Reply) -> int:
+    if isinstance(reply, Code):
+        return len(reply.body)
     if not isinstance(reply, Finished):
         return 0
     traceback = reply.failure.traceback if reply.failure else ""
@@ -199,7 +211,7 @@ def in_place_of(parcel: Parcel, reason: str) -> list[Parcel]:
 
 def _shortened(reply: Reply, reason: str) -> Reply | None:
     match reply:
-        case Tree() | Rows() | Registered() | Cancelled() | Explanation():
+        case Tree() | Rows() | Registered() | Cancelled() | Explanation() | Shipped() | Code():
             text = f"The answer is too large for the broker: {reason}."
             return Refused(request=reply.request, code=Invalid.code, message=text)
         case Finished():

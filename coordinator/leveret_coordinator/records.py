@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
     AttemptState,
+    CodeRef,
     DefinitionRecord,
     Ended,
     Failure,
@@ -45,6 +46,9 @@ class Definition:
     """Seconds since the Unix epoch."""
     options: RunOptions | None = None
     """Of runs that bring none."""
+    code: CodeRef | None = None
+    """What was shipped last."""
+    shipped_at: float | None = None
 
     @property
     def queue(self) -> str:
@@ -66,6 +70,7 @@ class Definition:
             queue=self.queue,
             description=self.description,
             registered_at=self.registered_at,
+            code=self.code,
         )
 
 
@@ -158,6 +163,15 @@ class LostAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NewCode:
+    """Code to keep."""
+
+    project: str
+    digest: str
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
     """A worker as the catalog knows it."""
 
@@ -193,6 +207,8 @@ class NewRun:
     arguments: bytes
     created_at: float
     inputs: tuple[str, ...] = ()
+    code: CodeRef | None = None
+    """What was shipped to execute it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,6 +275,7 @@ class PendingRun:
     again: bool = False
     """It may have been published before."""
     inputs: tuple[Input, ...] = ()
+    code: CodeRef | None = None
 
     def as_message(self) -> Invocation:
         run, options = self.run, self.run.options
@@ -274,6 +291,7 @@ class PendingRun:
             again=self.again,
             claim=run.losses > 0,
             inputs=self.inputs,
+            code=self.code,
         )
 
     def as_copy(self) -> "PendingRun":

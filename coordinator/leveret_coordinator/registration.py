@@ -54,6 +54,17 @@ def register(
     return Registration(definitions=tuple(registered), changed=tuple(changed.values()))
 
 
+def find(project: str, spec: DefinitionSpec, known: Iterable[Definition]) -> Definition | None:
+    """The row of the same version, or of the same code; what the specification asks for counts."""
+    for row in known:
+        if (row.project, row.kind, row.name) != (project, spec.kind, spec.name):
+            continue
+        is_same = row.fingerprint == spec.fingerprint or spec.kind == "task"
+        if is_same and spec.version in (None, row.version):
+            return row
+    return None
+
+
 def _check(project: str, spec: DefinitionSpec) -> None:
     try:
         check("project", project)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from leveret_broker.messages import AttemptRow, Failure, Finished, RunOptions
+from leveret_broker.messages import AttemptRow, CodeRef, Failure, Finished, RunOptions
 from leveret_broker.topology import work_queue_name
 from leveret_coordinator.records import (
     USUAL,
@@ -36,6 +36,8 @@ def definition_of(row: Any) -> Definition:
         description=row["description"],
         registered_at=row["registered_at"],
         options=RunOptions.model_validate_json(options) if options is not None else None,
+        code=code_of(row),
+        shipped_at=row["shipped_at"],
     )
 
 
@@ -53,6 +55,8 @@ def definition_row(definition: Definition) -> Row:
         "description": definition.description,
         "options": _json(definition.options),
         "registered_at": definition.registered_at,
+        "code": _json(definition.code),
+        "shipped_at": definition.shipped_at,
     }
 
 
@@ -106,6 +110,7 @@ def new_run_row(new: NewRun) -> Row:
         "options": None if run.options is USUAL else _json(run.options),
         "created_at": new.created_at,
         "arguments": new.arguments,
+        "code": _json(new.code),
     }
 
 
@@ -147,6 +152,7 @@ def pending_run_of(row: Any) -> PendingRun:
         run=run_of(row),
         queue=work_queue_name(row["queue_project"], row["name"], row["version"]),
         arguments=row["body"],
+        code=code_of(row),
     )
 
 
@@ -234,5 +240,11 @@ def _options(text: str | None) -> RunOptions:
     return USUAL if text is None else RunOptions.model_validate_json(text)
 
 
-def _json(options: RunOptions | None) -> str | None:
-    return None if options is None else options.model_dump_json()
+def code_of(row: Any) -> CodeRef | None:
+    """What was shipped of a definition, or for a run."""
+    text = row["code"]
+    return None if text is None else CodeRef.model_validate_json(text)
+
+
+def _json(value: RunOptions | CodeRef | None) -> str | None:
+    return None if value is None else value.model_dump_json()

@@ -20,7 +20,7 @@ from leveret_broker import logs, topology
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import TransportError
 from leveret_broker.identifiers import new_id
-from leveret_broker.messages import Explain, Reply
+from leveret_broker.messages import Explain, FetchCode, ListShipped, Reply
 from leveret_broker.transport import Consumer, Delivery, Transport
 from leveret_coordinator import (
     explanations,
@@ -28,6 +28,7 @@ from leveret_coordinator import (
     listings,
     parcels,
     predecessor,
+    shipping_answers,
     work_queues,
 )
 from leveret_coordinator.alarm import Alarm, Backoff
@@ -372,6 +373,7 @@ class CoordinatorService:
                 *await self._dispatched(decision.dispatched[: self._settings.page]),
                 *await self._dispatched(decision.repeated, is_copy=True),
                 *parcels.pack_control(verdicts, decision.joined, self._generation),
+                *parcels.pack_shipped(decision.shipped),
                 *parcels.pack_answers(answers),
                 *map(parcels.pack_unknown, decision.unknown),
             ]
@@ -402,6 +404,11 @@ class CoordinatorService:
                 self._transport,
                 now=self._clock.now(),
                 alive_since=alive_since,
+            )
+        if isinstance(question, FetchCode | ListShipped):
+            now = self._clock.now()
+            return await shipping_answers.answer(
+                question, catalog, now=now, alive_since=alive_since
             )
         return await listings.answer(question, catalog, alive_since=alive_since)
 

@@ -107,7 +107,15 @@ def _tell(run: Run, submission: Submission, session: str, ledger: Ledger) -> Non
     if (run.state in ("pending", "queued") or run.waits_for) and not ledger.is_served(
         definition.id
     ):
-        ledger.answer(session, Unserved(run=run.id, queue=definition.queue))
+        _tell_unserved(run, definition, session, ledger)
+
+
+def _tell_unserved(run: Run, definition: Definition, session: str, ledger: Ledger) -> None:
+    is_shipped = definition.code is not None
+    if is_shipped:
+        ledger.tell_shipped(definition.project)
+    if not (is_shipped and ledger.is_accepting(definition.project)):
+        ledger.answer(session, Unserved(run=run.id, queue=definition.queue, shipped=is_shipped))
 
 
 def _tell_end(run: str, session: str, ledger: Ledger) -> None:
@@ -193,6 +201,7 @@ def _inserted(
             arguments=submission.arguments,
             created_at=ledger.now,
             inputs=needed,
+            code=submission.target.code or definition.code,
         )
     )
     return run

@@ -171,6 +171,10 @@ def published(run: str, attempt: int = 1) -> PublishedAttempt:
     return PublishedAttempt(run=run, attempt=attempt)
 
 
+def confirmed(*attempts: PublishedAttempt) -> Confirmed:
+    return Confirmed(published=attempts)
+
+
 async def apply(catalog: Catalog, *messages: Message, now: float = NOW) -> Decision:
     """Load, decide and write, as the service does for a batch."""
     facts = await catalog.load(needs_of(messages), alive=Liveness(since=now - 20))
