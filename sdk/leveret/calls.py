@@ -110,9 +110,9 @@ class Call(Coroutine[Any, Any, R_co]):
             if self.caller is not None:
                 _refuse_stray(self.definition, self.caller)
             connection = await self.connection()
-        await connection.prepare(self.definition)
+        code = await connection.prepare(self.definition)
         if self._run is None:
-            self._run = connection.submit(self, self.arguments, acknowledge=acknowledge)
+            self._run = connection.submit(self, self.arguments, acknowledge=acknowledge, code=code)
             self._arguments = None  # they may be large, and nobody needs them a second time
         return self._run
 

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from leveret import payload
@@ -205,12 +207,18 @@ def connect(
     project: str | None = None,
     key: str | None = None,
     timeout: float | None = None,
+    ship: Iterable[str | ModuleType] | None = None,
 ) -> Client:
     """A client of a cluster; `async with connect(...) as client` opens it.
 
     `url` is the broker's, `LEVERET_URL` by default; `project` is `LEVERET_PROJECT`, and unknown if
     neither is given; `key` is `LEVERET_KEY`. Opening raises `CoordinatorUnreachable` if broker or
     coordinator don't answer within `timeout` seconds (8 by default).
+
+    What a script or a notebook defines is carried to the cluster, signed with the key, when it is
+    called and nobody there serves it. `ship` names modules whose code is carried as well
+    (`LEVERET_SHIP`, separated by commas); that holds for this process from then on. Workers take
+    code only with `--accept-code`.
     """
     from leveret.cluster import ClusterBackend
 
@@ -219,6 +227,7 @@ def connect(
         if given.url is None:
             raise SettingError("no broker to connect to: pass its URL, or set LEVERET_URL")
         url = given.url.get_secret_value()
+    _ship(ship if ship is not None else (given.ship or "").split(","))
     return Client(
         ClusterBackend(
             url,
@@ -255,6 +264,19 @@ def local(
             keys=given.keyring(),
         )
     )
+
+
+def _ship(modules: Iterable[str | ModuleType]) -> None:
+    """Have the code of modules travel. Raises `SettingError` for one that can't be imported."""
+    for module in modules:
+        if isinstance(module, str) and not module.strip():
+            continue
+        from leveret import pickles
+
+        try:
+            pickles.ship(import_module(module.strip()) if isinstance(module, str) else module)
+        except ImportError as error:
+            raise SettingError(f"ship: {module!r} can't be imported: {error}") from error
 
 
 def checked_project(given: str | None, setting: str | None = None) -> str | None:

@@ -1,10 +1,13 @@
 """The cluster behind a client: a RabbitMQ connection and a session over it."""
 
+import asyncio
+
 from leveret.connection import Connection
 from leveret.errors import CoordinatorUnreachable
 from leveret.keys import Keyring
 from leveret.session import Session
 from leveret.settings import security
+from leveret.shipping import Shipper
 from leveret_broker.errors import TransportUnreachable
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.urls import redact
@@ -29,7 +32,9 @@ class ClusterBackend:
         except TransportUnreachable as error:
             raise CoordinatorUnreachable(str(error)) from error
         await self._session.start()
-        return Connection(self._session, project=self._project, keys=self._keys)
+        connection = Connection(self._session, project=self._project, keys=self._keys)
+        connection.shipper = Shipper(connection, asyncio.get_running_loop())
+        return connection
 
     async def close(self) -> None:
         await self._session.stop()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leveret.calls import Call
     from leveret.context import RunContext
     from leveret.definitions import Definition
+    from leveret.shipping import Shipper
 
 R = TypeVar("R")
 A = TypeVar("A", bound=messages.Wire)
@@ -41,12 +42,21 @@ class Connection:
         """The project of definitions called as functions."""
         self.keys = keys
         self._serve = serve
+        self.shipper: Shipper | None = None
+        """Carries code to the cluster, if this is the connection of a program."""
         self._warned: set[str] = set()
 
-    async def prepare(self, definition: "Definition[..., Any]") -> None:
-        """Where the caller's own process executes runs, make sure that it serves this one."""
+    async def prepare(self, definition: "Definition[..., Any]") -> messages.CodeRef | None:
+        """Make sure that there is something to run, and return the code that it was shipped as.
+
+        Where the caller's own process executes runs, it is made to serve this one.
+        """
+        base = definition.base
         if self._serve is not None:
-            await self._serve(definition.base)
+            await self._serve(base)
+        if base.code is None and self.shipper is not None:
+            return await self.shipper.ship(base)
+        return base.code
 
     async def prepare_known(self) -> None:
         """The same for all that this process has defined: an identifier may mean any of it."""
@@ -59,7 +69,12 @@ class Connection:
                 log.warning("not served", definition=definition.where, reason=str(error))
 
     def submit(
-        self, call: "Call[R]", arguments: payload.Encoded, *, acknowledge: bool = False
+        self,
+        call: "Call[R]",
+        arguments: payload.Encoded,
+        *,
+        acknowledge: bool = False,
+        code: messages.CodeRef | None = None,
     ) -> Run[R]:
         """Ask for a call's run. Raises `PayloadError` if the arguments may not travel."""
         definition = call.definition
@@ -69,6 +84,7 @@ class Connection:
             name=definition.name,
             version=definition.version,
             fingerprint=definition.fingerprint if definition.kind == "workflow" else None,
+            code=code,
         )
         run, project = self._named(call, caller)
         return self._submitted(

@@ -43,7 +43,11 @@ class _Hasher(hashing.Hasher):
         """A class or function by its name, which is the same in every process."""
         qualname: str = name or str(getattr(obj, "__qualname__", ""))
         module = scripts.public_module(getattr(obj, "__module__", None) or "")
-        if scripts.find(module, qualname) is obj:
+        if isinstance(obj, type) and _came_by_value(obj):
+            module = scripts.home(obj)
+            self.write(pickle.GLOBAL + f"{module}\n{qualname}\n".encode())
+            self.memoize(obj)
+        elif scripts.find(module, qualname) is obj:
             self.write(pickle.GLOBAL + f"{module}\n{qualname}\n".encode())
             self.memoize(obj)
         elif isinstance(obj, type):
@@ -67,6 +71,14 @@ class _Hasher(hashing.Hasher):
 
 class _NumpyHasher(_Hasher, hashing.NumpyHasher):
     """The same where numpy is imported."""
+
+
+def _came_by_value(kind: type) -> bool:
+    """A class of a script or notebook that is not this process's: its name is all that stays."""
+    if scripts.has_arrived(kind):
+        return True
+    is_elsewhere = scripts.script_name() is None and kind.__module__ in scripts.MAIN
+    return is_elsewhere and "<" not in kind.__qualname__
 
 
 def _place(key: object) -> str:

@@ -32,6 +32,8 @@ class RunContext:
     """Grows with every retry: children that failed in an earlier one are executed again."""
     fresh: bool = False
     """Nothing that it calls can be recorded yet: this is its first attempt, and the only one."""
+    is_shipped: bool = False
+    """Its code came from the caller, so that this host may lack what it imports."""
     abandoned: bool = False
     """This worker gave the run back: its calls stay as they are, for whoever executes it next."""
     _ordinals: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])

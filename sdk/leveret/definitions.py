@@ -26,7 +26,7 @@ from leveret_broker import identifiers
 from leveret_broker.errors import InvalidName
 
 if TYPE_CHECKING:
-    from leveret_broker.messages import RunOptions
+    from leveret_broker.messages import CodeRef, DefinitionSpec, Place, RunOptions
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -62,6 +62,8 @@ class Definition(Generic[P, R_co]):
         """Counts the definitions of this process."""
         self.key: str | None = None
         """What runs of its calls are known by in place of their arguments."""
+        self.code: CodeRef | None = None
+        """The shipped code that it came in, if it did."""
         self._options: Options | None = changed(None, options, str(self))
         self._base: Self | None = None
         update_wrapper(self, fn)
@@ -74,19 +76,51 @@ class Definition(Generic[P, R_co]):
         the arguments within a workflow run, and in the whole project outside of one. Raises
         `DefinitionError` for what can't be.
         """
-        other = copy.copy(self)
+        key = self.key
         rest: dict[str, Any] = dict(wanted)
         if "key" in rest:
-            key = rest.pop("key")
-            other.key = None if key is None else checked_key(key)
-        other._options = changed(self._options, rest, str(self))
-        other._base = self.base
-        return other
+            given = rest.pop("key")
+            key = None if given is None else checked_key(given)
+        return self.vary(key, changed(self._options, rest, str(self)))
 
     @property
     def base(self) -> Self:
         """The definition as it was decorated, which is the one that workers serve."""
         return self if self._base is None else self._base
+
+    @property
+    def chosen(self) -> Options | None:
+        """Its options; `None` if none was ever set."""
+        return self._options
+
+    def vary(self, key: str | None, options: Options | None) -> Self:
+        """The same definition with this key and these options."""
+        other = copy.copy(self)
+        other.key = key
+        other._options = options
+        other._base = self.base
+        return other
+
+    @property
+    def spec(self) -> "DefinitionSpec":
+        """The definition as it is registered."""
+        from leveret_broker.messages import DefinitionSpec
+
+        return DefinitionSpec(
+            kind=self.kind,
+            name=self.name,
+            version=self.version,
+            fingerprint=self.fingerprint,
+            module=self.module,
+            qualname=self.fn.__qualname__,
+            description=self.description,
+            options=self.run_options,
+        )
+
+    @property
+    def place(self) -> "Place":
+        """Where a worker executes it."""
+        return "loop" if self.is_async else "process"
 
     @property
     def run_options(self) -> "RunOptions | None":
@@ -153,6 +187,10 @@ class Task(Definition[P, R_co]):
         """Where a sync task runs; async ones share the worker's event loop."""
         self.prefetch = prefetch
         """Messages that a worker takes ahead; by default as many as it can execute at once."""
+
+    @property
+    def place(self) -> "Place":
+        return "loop" if self.is_async else self.runs_in
 
 
 class Workflow(Definition[P, R_co]):

@@ -39,6 +39,14 @@ class PayloadError(LeveretError):
     """Arguments or a result can't travel: not encodable, unsigned, damaged, of other versions."""
 
 
+class MissingModuleError(LeveretError, ModuleNotFoundError):
+    """Shipped code needs a module that the worker's host doesn't have. The message names both.
+
+    A module that the function imports when it is called is missed by Python's own
+    `ModuleNotFoundError`, with a note.
+    """
+
+
 class RemoteError(LeveretError):
     """A run failed with an exception that can't be carried to this process.
 

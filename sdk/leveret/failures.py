@@ -71,7 +71,7 @@ def describe(error: BaseException) -> "Failure":
 
 def type_name(kind: type) -> str:
     """The class's qualified name, the same in every process: with its module unless built in."""
-    module = scripts.public_module(kind.__module__)
+    module = scripts.home(kind)
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
@@ -147,7 +147,7 @@ def _parts(error: BaseException, signed: bool, depth: int) -> dict[str, object]:
     kind: type[BaseException] = type(error)
     if not _is_plain(kind):
         return {"whole": _checked(error, signed)}
-    module = scripts.public_module(kind.__module__)
+    module = scripts.home(kind)
     parts: dict[str, object] = {"module": module, "qualname": kind.__qualname__}
     if scripts.find(module, kind.__qualname__) is not kind:
         parts["class"] = _checked(kind, signed)

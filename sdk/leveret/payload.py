@@ -65,7 +65,12 @@ class Context:
 
     project: str
     run: str
-    direction: Literal["arguments", "result", "error"]
+    """The run's id; of code, its digest."""
+    direction: Literal["arguments", "result", "error", "code"]
+
+    def __str__(self) -> str:
+        what = "code" if self.direction == "code" else f"{self.direction} of run"
+        return f"the {what} {self.run}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +229,7 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
 
 def open_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) -> Opened:
     """The value, and whether it was signed. Raises what `unseal` raises."""
-    subject = f"the {context.direction} of run {context.run} can't be read"
+    subject = f"{context} can't be read"
     try:
         return _opened(layout.cut(data), keys, context)
     except PayloadError as error:

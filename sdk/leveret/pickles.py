@@ -5,14 +5,19 @@ has verified the payload's signature. A test finds all call sites and holds them
 
 A class that a script defines travels by its name and, beside it, by value: who has loaded the same
 script takes its own class, so that `isinstance` holds there, and who has not takes the one that
-came along. What a notebook defines, lambdas and local classes travel by value alone.
+came along. So does a class of a module that is shipped; it is known to those who ship it, and what
+others may have of that name is another one. What a notebook defines, lambdas and local classes
+travel by value alone.
 """
 
 import io
 import pickle
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from types import CodeType, CoroutineType
 from typing import Any, TypedDict, cast, is_typeddict
 
@@ -28,6 +33,28 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 Definitions = dict[tuple[str, str], bytes]
 """Classes of a script, by module and qualified name, pickled by value."""
+
+Reducer = Callable[[object], Any]
+"""What stands for an object in a pickle, as `__reduce__` gives it, or `NotImplemented`."""
+
+_reducer: ContextVar[Reducer | None] = ContextVar("leveret_reducer", default=None)
+
+
+@contextmanager
+def reducing(reducer: Reducer) -> Generator[None, None, None]:
+    """Ask a function first for what stands for an object, in all pickles that are made within."""
+    token = _reducer.set(reducer)
+    try:
+        yield
+    finally:
+        _reducer.reset(token)
+
+
+def ship(module: Any) -> None:
+    """From now on what a module defines travels by value."""
+    cloudpickle.register_pickle_by_value(module)
+    scripts.ship(module.__name__)
+
 
 _by_value: "weakref.WeakKeyDictionary[type, bytes | None]" = weakref.WeakKeyDictionary()
 
@@ -87,9 +114,14 @@ class _Pickler(CodePickler):
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers.append)
         self._definitions = definitions
+        self._reducer = _reducer.get()
         self.holds_code = False
 
     def reducer_override(self, obj: Any) -> Any:
+        if self._reducer is not None:
+            reduced = self._reducer(obj)
+            if reduced is not NotImplemented:
+                return reduced
         if is_call(obj) or isinstance(obj, CoroutineType):
             raise TypeError("it was not awaited: await it first and pass its result")
         if isinstance(obj, memoryview):
@@ -98,13 +130,14 @@ class _Pickler(CodePickler):
             raise TypeError("an open file stays in its process: pass its path or what it holds")
         if isinstance(obj, CodeType):
             self.holds_code = True
-        if isinstance(obj, type) and obj.__module__ in scripts.MAIN:
-            name = scripts.script_name()
-            if name is not None and scripts.find(name, obj.__qualname__) is obj:
-                return self._script_class(name, obj)
+        if isinstance(obj, type):
+            if (module := _shipped_home(obj)) is not None:
+                return self._named(find_shipped_class, module, obj)
+            if (module := _script_home(obj)) is not None:
+                return self._named(find_script_class, module, obj)
         return super().reducer_override(obj)
 
-    def _script_class(self, module: str, script_class: type) -> Any:
+    def _named(self, find: Callable[[str, str], type], module: str, script_class: type) -> Any:
         name = (module, script_class.__qualname__)
         if script_class not in _by_value:
             try:
@@ -114,7 +147,28 @@ class _Pickler(CodePickler):
         by_value = _by_value[script_class]
         if by_value is not None:
             self._definitions[name] = by_value
-        return find_script_class, name
+        return find, name
+
+
+def _script_home(kind: type) -> str | None:
+    """The script that a class is of, by name; `None` for all other classes."""
+    if kind.__module__ not in scripts.MAIN:
+        return None
+    if scripts.has_arrived(kind):
+        return scripts.home(kind)
+    name = scripts.script_name()
+    return name if name is not None and scripts.find(name, kind.__qualname__) is kind else None
+
+
+def _shipped_home(kind: type) -> str | None:
+    """The module, shipped from here or to here, that a class is of; `None` for all others."""
+    module = kind.__module__
+    if module in scripts.MAIN:
+        return None
+    if scripts.has_arrived(kind):
+        return module
+    is_mine = scripts.is_shipped(module) and scripts.find(module, kind.__qualname__) is kind
+    return module if is_mine else None
 
 
 def is_call(value: object) -> bool:
@@ -127,6 +181,11 @@ def find_script_class(module: str, qualname: str) -> type:
     raise pickle.UnpicklingError(f"{module}.{qualname} can be found by leveret only")
 
 
+def find_shipped_class(module: str, qualname: str) -> type:
+    """The same for a class of a module that is shipped."""
+    return find_script_class(module, qualname)
+
+
 def _field(buffer: pickle.PickleBuffer, content: Content) -> object:
     """What is written for a buffer; one that was writable is so on arrival."""
     raw = buffer.raw()
@@ -134,6 +193,9 @@ def _field(buffer: pickle.PickleBuffer, content: Content) -> object:
         return content(raw, Mark.VIEW)
     written = content(raw, Mark.CHANGEABLE_VIEW)
     return marked(Mark.BYTEARRAY, raw) if written is raw else written
+
+
+_FINDERS = {find_script_class.__name__: False, find_shipped_class.__name__: True}
 
 
 class Unpickling:
@@ -154,7 +216,7 @@ class Unpickling:
                 f"this is Python {PYTHON}: put that code into a module, or use one version"
             )
         try:
-            return _Unpickler(pickled, buffers, self._script_class).load()
+            return _Unpickler(pickled, buffers, self._class).load()
         except PayloadError:
             raise
         except Exception as error:
@@ -163,11 +225,13 @@ class Unpickling:
                 f"{self._difference()}"
             ) from error
 
-    def _script_class(self, module: str, qualname: str) -> type:
-        found = scripts.find(module, qualname)
-        if isinstance(found, type):
-            return found
+    def _class(self, module: str, qualname: str, *, is_shipped: bool) -> type:
         by_value = self._definitions.get((module, qualname))
+        found = scripts.find(module, qualname)
+        # What is installed here under the name of a shipped module may be another version of it.
+        is_mine = not is_shipped or scripts.is_shipped(module) or by_value is None
+        if isinstance(found, type) and is_mine:
+            return found
         if by_value is None:
             raise PayloadError(
                 f"it holds a {module}.{qualname}, a class of a script that this process hasn't "
@@ -178,7 +242,10 @@ class Unpickling:
                 f"it holds a {module}.{qualname}, a class of a script that ran with Python "
                 f"{self._python}, and this is Python {PYTHON}: put the class into a module"
             )
-        return cast(type, cloudpickle.loads(by_value))
+        made = cast(type, cloudpickle.loads(by_value))
+        scripts.arrived(made, module)
+        _by_value.setdefault(made, by_value)
+        return made
 
     def _difference(self) -> str:
         if (self._python, self._cloudpickle) == (PYTHON, VERSION):
@@ -218,18 +285,15 @@ class _ViewFile:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(
-        self,
-        pickled: bytes | View,
-        buffers: list[Any],
-        script_class: Callable[[str, str], type],
+        self, pickled: bytes | View, buffers: list[Any], find: Callable[..., type]
     ) -> None:
         file = _ViewFile(pickled.data) if isinstance(pickled, View) else io.BytesIO(pickled)
         super().__init__(file, buffers=buffers)
-        self._script_class = script_class
+        self._find = find
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if module == __name__ and name == find_script_class.__name__:
-            return self._script_class
+        if module == __name__ and name in _FINDERS:
+            return partial(self._find, is_shipped=_FINDERS[name])
         if module == scripts.script_name():
             found = scripts.find(module, name)
             if found is not None:

@@ -253,9 +253,18 @@ def _frames_of_ours() -> int:
 
 def warn_unserved(notice: messages.Unserved, project: str) -> None:
     """Tell the person that a run waits because nobody serves its queue."""
+    if notice.shipped:
+        remedy = (
+            f"its code was shipped, and no worker of the project accepts code; start one by "
+            f"`leveret worker --project {project} --accept-code`, with the same LEVERET_KEY"
+        )
+    else:
+        remedy = (
+            f"start one by `leveret worker APP --project {project}`, APP being the module or file "
+            "that defines it"
+        )
     warnings.warn(
-        f"no worker serves {notice.queue}, so run {notice.run} waits; start one by "
-        f"`leveret worker APP --project {project}`, APP being the module or file that defines it",
+        f"no worker serves {notice.queue}, so run {notice.run} waits; {remedy}",
         NoWorkerWarning,
         stacklevel=_frames_of_ours(),
     )

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     key: SecretStr | None = None
     """Signs and verifies pickles, the same for all of a project's processes. Of several keys,
     separated by commas, the first signs and all verify."""
+    ship: str | None = None
+    """Modules whose code goes to the cluster with the calls, separated by commas."""
     connect_timeout: float = Field(default=8.0, gt=0)
     """Seconds to wait for the broker, and for the coordinator."""
     slots: int | None = Field(default=None, ge=1)

@@ -36,22 +36,25 @@ class Site:
         kept = {name: value for name, value in os.environ.items() if "LEVERET" not in name}
         return {**kept, "LEVERET_URL": self.url, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
-    def start(self, *command: str, name: str = "") -> "Process":
+    def start(self, *command: str, name: str = "", **environment: str) -> "Process":
         """Start `leveret …` and leave it running."""
-        return self._started([sys.executable, "-m", "leveret", *command], name or command[0])
+        full = [sys.executable, "-m", "leveret", *command]
+        return self._started(full, name or command[0], environment)
 
-    def start_program(self, path: str) -> "Process":
+    def start_program(self, path: str, **environment: str) -> "Process":
         """Start a Python file and leave it running."""
-        return self._started([sys.executable, path], Path(path).stem)
+        return self._started([sys.executable, path], Path(path).stem, environment)
 
     def start_module(self, module: str, *arguments: str) -> "Process":
         """Start a Python module and leave it running."""
         name = module.rpartition(".")[2]
         return self._started([sys.executable, "-m", module, *arguments], name)
 
-    def _started(self, command: list[str], name: str) -> "Process":
+    def _started(
+        self, command: list[str], name: str, environment: dict[str, str] | None = None
+    ) -> "Process":
         log = self.folder / f"{name}-{len(self._processes)}.log"
-        process = Process(command, log, self.environment, self.folder)
+        process = Process(command, log, {**self.environment, **(environment or {})}, self.folder)
         self._processes.append(process)
         return process
 
@@ -59,9 +62,9 @@ class Site:
         """A coordinator that is ready."""
         return self.start("coordinator", "--catalog", catalog).ready("coordinator ready")
 
-    def worker(self, *arguments: str, name: str = "worker") -> "Process":
+    def worker(self, *arguments: str, name: str = "worker", **environment: str) -> "Process":
         """A worker that is ready."""
-        return self.start("worker", *arguments, name=name).ready("worker ready")
+        return self.start("worker", *arguments, name=name, **environment).ready("worker ready")
 
     def run(
         self, *command: str, timeout: float = DEADLINE, **environment: str

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from leveret.context import RunContext
 from leveret_worker import frames
+from leveret_worker.code import Loaded
 from leveret_worker.errors import Terminated
 from leveret_worker.functions import FunctionRef, find
 from leveret_worker.perform import Ending, failed, perform
@@ -40,6 +41,7 @@ class Child:
         self._setup = frames.Setup(keys=None, grace=0)
         self._refs: list[FunctionRef] = []
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._loaded = Loaded()
         self._is_performing = False
         self._was_signalled = False
         self._is_orphan = False
@@ -104,6 +106,7 @@ class Child:
             root=order.root,
             round=order.round,
             fresh=order.is_fresh,
+            is_shipped=self._refs[order.number].code is not None,
         )
         try:
             # Before the arguments: they may be of the module's own classes.
@@ -116,7 +119,10 @@ class Child:
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number not in self._functions:
-            self._functions[number] = find(self._refs[number])
+            ref = self._refs[number]
+            self._functions[number] = (
+                find(ref) if ref.code is None else self._loaded.function(ref.code, self._setup.keys)
+            )
         return self._functions[number]
 
     def _receive(self) -> bytes | None:

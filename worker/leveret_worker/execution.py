@@ -24,9 +24,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from leveret.definitions import Definition, Task
-from leveret_broker.messages import Invocation
+from leveret.definitions import Definition
+from leveret_broker.messages import CodeRef, Invocation, Place
 from leveret_broker.transport import Delivery
+from leveret_worker.code import SealedCode, Shipped
 
 Attempt = tuple[str, int]
 """A run's id and the number of the attempt at it."""
@@ -95,7 +96,7 @@ class Execution:
     """One attempt at one run on this worker."""
 
     invocation: Invocation
-    definition: Definition[..., Any]
+    definition: Definition[..., Any] | Shipped
     queue: str
     """`project:name:version`."""
     project: str
@@ -103,6 +104,8 @@ class Execution:
     """What it came in: more than one if the broker delivered it again after a lost connection."""
     generation: int = 0
     """Of the message it came in."""
+    code: SealedCode | None = None
+    """What executes it, if that was shipped and is here already."""
     state: State = "waiting"
     arrived_at: float = 0.0
     """Seconds since the Unix epoch, as all times here."""
@@ -174,9 +177,15 @@ class Execution:
         return self.definition.kind == "task"
 
     @property
-    def place(self) -> Literal["loop", "thread", "process"]:
+    def place(self) -> Place:
         """Where its code runs."""
-        if self.definition.is_async:
-            return "loop"
-        in_thread = isinstance(self.definition, Task) and self.definition.runs_in == "thread"
-        return "thread" if in_thread else "process"
+        if isinstance(self.definition, Shipped):
+            return (self.invocation.code or self.definition.code).place
+        return self.definition.place
+
+    @property
+    def code_ref(self) -> CodeRef | None:
+        """The shipped code that executes it; `None` if the worker has its own."""
+        if isinstance(self.definition, Shipped):
+            return self.invocation.code or self.definition.code
+        return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from leveret.keys import Keyring
+from leveret_worker.code import SealedCode
 from leveret_worker.functions import FunctionRef
 from leveret_worker.perform import Ending
 
@@ -80,7 +81,7 @@ def pack_order(order: Order) -> bytes:
             order.definition,
             order.arguments,
             order.number,
-            ref and (ref.module, ref.qualname, _encoded(ref.file), ref.pickled),
+            ref and (ref.module, ref.qualname, _encoded(ref.file), ref.pickled, _code(ref.code)),
             None if order.path is None else [_encoded(entry) for entry in order.path],
             order.round,
             order.is_fresh,
@@ -161,10 +162,33 @@ def _encoded(path: str | None) -> bytes | None:
 
 
 def _function_ref(
-    module: str, qualname: str, file: bytes | None, pickled: bytes | None
+    module: str,
+    qualname: str,
+    file: bytes | None,
+    pickled: bytes | None,
+    code: tuple[str, str, str, str, int, str, bytes] | None,
 ) -> FunctionRef:
-    path = None if file is None else os.fsdecode(file)
-    return FunctionRef(module=module, qualname=qualname, file=path, pickled=pickled)
+    return FunctionRef(
+        module=module,
+        qualname=qualname,
+        file=None if file is None else os.fsdecode(file),
+        pickled=pickled,
+        code=code and _sealed_code(*code),
+    )
+
+
+def _code(code: SealedCode | None) -> tuple[str, str, str, str, int, str, bytes] | None:
+    if code is None:
+        return None
+    return (code.project, code.kind, code.name, code.digest, code.index, code.place, code.body)
+
+
+def _sealed_code(
+    project: str, kind: str, name: str, digest: str, index: int, place: str, body: bytes
+) -> SealedCode:
+    return SealedCode(
+        project=project, kind=kind, name=name, digest=digest, index=index, place=place, body=body
+    )
 
 
 def _failure(type_: str, message: str, traceback: str, kinds: list[str]) -> "Failure":

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leveret.errors import PayloadError
+
+if TYPE_CHECKING:
+    from leveret_worker.code import SealedCode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,12 @@ class FunctionRef:
     """The module's file, which the other process holds against what it imports."""
     pickled: bytes | None
     """The function itself, if no import finds it."""
+    code: "SealedCode | None" = None
+    """The function as it was shipped: all there is of it, then."""
+
+    @classmethod
+    def to_shipped(cls, code: "SealedCode") -> "FunctionRef":
+        return cls(module="", qualname=code.name, file=None, pickled=None, code=code)
 
 
 def refer(fn: Callable[..., Any]) -> FunctionRef:
@@ -38,7 +47,7 @@ def refer(fn: Callable[..., Any]) -> FunctionRef:
 
 
 def find(ref: FunctionRef) -> Callable[..., Any]:
-    """The function. Raises what the import of its module raises."""
+    """The function, if it was not shipped. Raises what the import of its module raises."""
     if ref.pickled is not None:
         import cloudpickle  # late: most children never need it
 

@@ -69,6 +69,8 @@ async def perform_async(
 def failed(error: BaseException, *, run: RunContext, keys: Keyring | None) -> Ending:
     """The ending that an exception makes. Its traceback begins in the user's code."""
     context = _context(run, "error")
+    if run.is_shipped and isinstance(error, ModuleNotFoundError):
+        error = _missing(error)
     return Ending(error=encode_failure(error, keys=keys, context=context), failure=describe(error))
 
 
@@ -85,6 +87,13 @@ def _succeeded(result: object, run: RunContext, keys: Keyring | None) -> Ending:
         raise PayloadError(
             f"the result of {run.definition} (a {type(result).__name__}) can't be sent: {error}"
         ) from error
+
+
+def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """What a shipped function imports when it is called, and this host doesn't have."""
+    from leveret import bundles  # late: most children never need it
+
+    return bundles.missing(error)
 
 
 def _context(run: RunContext, direction: Literal["arguments", "result", "error"]) -> Context:

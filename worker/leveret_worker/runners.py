@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from leveret.connection import Connection
 from leveret.context import RunContext
@@ -11,9 +12,12 @@ from leveret.failures import describe
 from leveret.keys import Keyring
 from leveret_broker import logs
 from leveret_broker.lifecycle import IoThread, LoopMailbox
+from leveret_broker.messages import CodeRef
+from leveret_worker.code import Loaded, SealedCode, Shelf, Shipped
 from leveret_worker.errors import ChildDied, PoolStopped
 from leveret_worker.execution import Execution
-from leveret_worker.functions import refer
+from leveret_worker.executor import Runner
+from leveret_worker.functions import FunctionRef, refer
 from leveret_worker.perform import Ending, failed, perform, perform_async
 from leveret_worker.processes import Job, ProcessPool
 
@@ -33,6 +37,7 @@ def _context(execution: Execution, connection: Connection | None = None) -> RunC
         connection=connection,
         round=execution.invocation.round,
         fresh=is_fresh(execution),
+        is_shipped=isinstance(execution.definition, Shipped),
     )
 
 
@@ -41,25 +46,77 @@ def is_fresh(execution: Execution) -> bool:
     return execution.number == 1 and not execution.is_claimed
 
 
+class FetchingRunner:
+    """Another runner, for which shipped code is fetched before it begins."""
+
+    def __init__(self, inner: Runner, shelf: Shelf, keys: Keyring | None) -> None:
+        self._inner = inner
+        self._shelf = shelf
+        self._keys = keys
+
+    def begin(self, execution: Execution, ended: Ended) -> None:
+        """See `executor.Runner`."""
+        ref = execution.code_ref
+        if ref is None or execution.code is not None:
+            self._inner.begin(execution, ended)
+            return
+        task = asyncio.get_running_loop().create_task(self._shelf.get(ref.digest))
+        execution.stop = lambda: _discard(task.cancel())
+
+        def fetched(task: asyncio.Task[bytes]) -> None:
+            if task.cancelled() or execution.state == "stopping":
+                ended(None)
+            elif (error := task.exception()) is not None:
+                ended(failed(error, run=_context(execution), keys=self._keys))
+            else:
+                execution.code = _sealed(execution, ref, task.result())
+                self._inner.begin(execution, ended)
+
+        task.add_done_callback(fetched)
+
+
+def _sealed(execution: Execution, ref: CodeRef, body: bytes) -> SealedCode:
+    definition = execution.definition
+    return SealedCode(
+        project=execution.project,
+        kind=definition.kind,
+        name=definition.name,
+        digest=ref.digest,
+        index=ref.index,
+        place=ref.place,
+        body=body,
+    )
+
+
 class AsyncRunner:
     """Async tasks and workflows, on one event loop apart from the connection's."""
 
     def __init__(
-        self, thread: IoThread, home: LoopMailbox, keys: Keyring | None, connection: Connection
+        self,
+        thread: IoThread,
+        home: LoopMailbox,
+        keys: Keyring | None,
+        connection: Connection,
+        loaded: Loaded,
     ) -> None:
         self._thread = thread
         self._home = home
         self._keys = keys
         self._connection = connection
+        self._loaded = loaded
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
         is_workflow = execution.definition.kind == "workflow"
         context = _context(execution, self._connection if is_workflow else None)
-        fn, arguments = execution.definition.fn, execution.invocation.arguments
+        arguments = execution.invocation.arguments
         begun: list[asyncio.Task[Ending]] = []
 
         async def run() -> Ending:
+            try:
+                fn = await self._function(execution)
+            except Exception as error:
+                return failed(error, run=context, keys=self._keys)
             try:
                 return await perform_async(fn, arguments, run=context, keys=self._keys)
             except asyncio.CancelledError as error:
@@ -84,6 +141,12 @@ class AsyncRunner:
         execution.stop = lambda: _discard(self._thread.post(stop))
         self._thread.post(start)
 
+    async def _function(self, execution: Execution) -> Callable[..., Any]:
+        if execution.code is None:
+            return _function(execution, self._loaded, self._keys)
+        # What it imports may take long to load, and is no reason for others to wait.
+        return await asyncio.to_thread(_function, execution, self._loaded, self._keys)
+
 
 class ThreadRunner:
     """Sync tasks with `runs_in="thread"`, each on a thread of its own.
@@ -92,17 +155,23 @@ class ThreadRunner:
     for it.
     """
 
-    def __init__(self, home: LoopMailbox, keys: Keyring | None) -> None:
+    def __init__(self, home: LoopMailbox, keys: Keyring | None, loaded: Loaded) -> None:
         self._home = home
         self._keys = keys
+        self._loaded = loaded
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
         context = _context(execution)
-        fn, arguments = execution.definition.fn, execution.invocation.arguments
+        arguments = execution.invocation.arguments
 
         def run() -> None:
-            ending = perform(fn, arguments, run=context, keys=self._keys)
+            try:
+                fn = _function(execution, self._loaded, self._keys)
+            except Exception as error:
+                ending = failed(error, run=context, keys=self._keys)
+            else:
+                ending = perform(fn, arguments, run=context, keys=self._keys)
             self._home.post(lambda: ended(ending))
 
         try:
@@ -133,7 +202,7 @@ class ProcessRunner:
                     attempt=execution.number,
                     project=execution.project,
                     definition=execution.queue,
-                    function=refer(execution.definition.fn),
+                    function=_reference(execution),
                     arguments=execution.invocation.arguments,
                     root=execution.invocation.root,
                     round=execution.invocation.round,
@@ -146,6 +215,21 @@ class ProcessRunner:
             return None
         except Exception as error:
             return failed(error, run=_context(execution), keys=self._keys)
+
+
+def _function(execution: Execution, loaded: Loaded, keys: Keyring | None) -> Callable[..., Any]:
+    """What executes it; loaded now, if it was shipped. Raises what `Loaded.function` raises."""
+    if isinstance(execution.definition, Shipped):
+        assert execution.code is not None, "it was fetched"
+        return loaded.function(execution.code, keys)
+    return execution.definition.fn
+
+
+def _reference(execution: Execution) -> FunctionRef:
+    if isinstance(execution.definition, Shipped):
+        assert execution.code is not None, "it was fetched"
+        return FunctionRef.to_shipped(execution.code)
+    return refer(execution.definition.fn)
 
 
 def lost(execution: Execution, reason: object) -> Ending:

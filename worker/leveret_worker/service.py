@@ -3,13 +3,13 @@
 import asyncio
 import os
 import socket
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from leveret.connection import Connection
 from leveret.definitions import Definition, Task
+from leveret.errors import SettingError
 from leveret.keys import Keyring
 from leveret.session import Session
 from leveret_broker import codec, identifiers, logs, messages, topology
@@ -20,6 +20,7 @@ from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
 from leveret_worker.alarms import Alarms
 from leveret_worker.aside import set_aside
 from leveret_worker.claims import Claims, claims_of_running
+from leveret_worker.code import Loaded, Shelf, Shipped
 from leveret_worker.execution import Bundle, Execution
 from leveret_worker.executor import (
     DEFAULT_LEASE_AFTER,
@@ -28,13 +29,15 @@ from leveret_worker.executor import (
     Runners,
     Times,
 )
+from leveret_worker.generic import Generic
 from leveret_worker.heartbeat import Heart
 from leveret_worker.membership import Membership
 from leveret_worker.processes import ProcessPool
 from leveret_worker.reporter import Reporter
 from leveret_worker.rooms import Rooms
-from leveret_worker.runners import AsyncRunner, ProcessRunner, ThreadRunner
+from leveret_worker.runners import AsyncRunner, FetchingRunner, ProcessRunner, ThreadRunner
 from leveret_worker.suspension import Suspension
+from leveret_worker.work_queues import WorkQueues
 
 log = logs.get_logger("leveret.worker")
 
@@ -55,6 +58,12 @@ GOODBYE_SECONDS = 2.0
 """How long the broker may take to hear that a worker leaves."""
 
 
+_NO_KEY = (
+    "a worker that accepts code needs a key, since code is loaded only if it is signed: make one "
+    "with `leveret key new`, and set LEVERET_KEY to it here and for those who ship"
+)
+
+
 class WorkerService:
     """Serves definitions of one project until it is stopped."""
 
@@ -73,12 +82,17 @@ class WorkerService:
         lease_after: float = DEFAULT_LEASE_AFTER,
         stop_grace: float = DEFAULT_STOP_GRACE,
         user_thread: IoThread | None = None,
+        accept_code: bool = False,
     ) -> None:
         """`lease_after`: seconds of executing after which a delivery is acknowledged.
 
         `stop_grace`: seconds between asking an execution to end, and killing its process or
         leaving it to itself. `user_thread`: where async code runs, a thread of its own by default.
+        `accept_code`: whether to serve what is shipped to the project. Raises `SettingError` if
+        there is no key to verify that with.
         """
+        if accept_code and keys is None:
+            raise SettingError(_NO_KEY)
         self.id = identifiers.new_id("worker")
         self._transport = transport
         self._definitions = definitions
@@ -105,9 +119,12 @@ class WorkerService:
         )
         self._served: dict[str, Definition[..., Any]] = {}
         self._records: dict[str, messages.DefinitionRecord] = {}
-        self._consumers: list[Consumer] = []
+        self._queues = WorkQueues(transport, self._on_delivery)
         self._control: Consumer | None = None
-        self._windows: Counter[str] = Counter()
+        self._shelf = Shelf(self._fetch_code)
+        self._generic: Generic | None = None
+        if accept_code:
+            self._generic = Generic(self, self._ask_shipped, self._clock)
         self._executor: Executor | None = None
         self._heart = Heart(self._beat, self._clock)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,7 +161,9 @@ class WorkerService:
         self._suspension.watch(self._alarms)
         if self._definitions:
             await self.serve(self._definitions)
-        log.info("worker ready", worker=self.id, serves=sorted(self._served))
+        if self._generic is not None:
+            await self._generic.start()
+        log.info("worker ready", worker=self.id, serves=sorted({*self._served, *self._shipped}))
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Drain: take no more, finish or give back, report, leave.
@@ -156,8 +175,9 @@ class WorkerService:
         log.info("worker stops", worker=self.id, tasks=busy, waits_for_them=grace)
         with suppress(TransportError, TimeoutError):  # a lost connection cancels them as well
             async with asyncio.timeout(GOODBYE_SECONDS):
-                for consumer in self._consumers:
-                    await consumer.cancel()
+                if self._generic is not None:
+                    await self._generic.stop()
+                await self._queues.release_all()
         self._is_draining = True
         if self._executor is not None:
             self._executor.give_back_waiting()
@@ -167,6 +187,7 @@ class WorkerService:
         self._is_leaving = True
         self._membership.stop()
         await self._heart.stop()
+        self._shelf.stop()
         await self._leave()
         await self._pool.stop()
         await self._alarms.stop()
@@ -205,11 +226,13 @@ class WorkerService:
         connection = Connection(
             self._session, project=self._project, keys=self._keys, serve=self._serve_more
         )
+        keys, shelf, loaded = self._keys, self._shelf, Loaded()
+        loop = AsyncRunner(self._user_thread, home, keys, connection, loaded)
         return Executor(
             runners=Runners(
-                loop=AsyncRunner(self._user_thread, home, self._keys, connection),
-                thread=ThreadRunner(home, self._keys),
-                process=ProcessRunner(self._pool, self._keys),
+                loop=FetchingRunner(loop, shelf, keys),
+                thread=FetchingRunner(ThreadRunner(home, keys, loaded), shelf, keys),
+                process=FetchingRunner(ProcessRunner(self._pool, keys), shelf, keys),
             ),
             rooms=Rooms(slots=self._slots, processes=self._processes),
             claims=self._claims,
@@ -228,12 +251,11 @@ class WorkerService:
 
         Raises what `leveret` raises for definitions that the catalog refuses.
         """
-        asker = Connection(self._session, project=self._project, keys=self._keys)
-        answer = await asker.ask(
+        answer = await self._asker.ask(
             messages.Registered,
             messages.Register,
             project=self._project,
-            definitions=tuple(_spec(definition) for definition in definitions),
+            definitions=tuple(definition.spec for definition in definitions),
         )
         for definition, record in zip(definitions, answer.definitions, strict=True):
             is_new = record.queue not in self._served
@@ -242,25 +264,20 @@ class WorkerService:
             self._served[record.queue] = definition
             self._records[record.queue] = record
             if is_new:
-                await self._consume(definition, record.queue)
+                await self._queues.consume(record.queue, self._prefetch(definition))
         await self._heart.beat()
         return answer.definitions
 
-    async def _consume(self, definition: Definition[..., Any], queue: str) -> None:
-        self._windows[queue] += 1
-        await self._transport.declare(topology.work_queue(queue))
-        self._consumers.append(
-            await self._transport.consume(
-                queue, self._on_delivery, prefetch=self._prefetch(definition)
-            )
-        )
-
-    def _prefetch(self, definition: Definition[..., Any]) -> int:
+    def _prefetch(self, definition: Definition[..., Any] | Shipped) -> int:
         assert self._executor is not None, "the worker was started"
-        if not isinstance(definition, Task):
+        if definition.kind == "workflow":
             return WORKFLOW_PREFETCH
-        in_process = not definition.is_async and definition.runs_in == "process"
-        return definition.prefetch or self._executor.limit(process=in_process)
+        if isinstance(definition, Shipped):
+            wanted, place = definition.code.prefetch, definition.code.place
+        else:
+            wanted = definition.prefetch if isinstance(definition, Task) else None
+            place = definition.place
+        return wanted or self._executor.limit(process=place == "process")
 
     def _on_delivery(self, delivery: Delivery) -> None:
         assert self._executor is not None, "the worker was started"
@@ -272,7 +289,10 @@ class WorkerService:
         except MalformedMessage as error:
             self._set_aside(delivery, str(error))
             return
-        definition = self._served[delivery.queue]
+        definition = self._served.get(delivery.queue) or self._shipped.get(delivery.queue)
+        if definition is None:  # it was let go meanwhile
+            delivery.nack()
+            return
         bundle = Bundle(delivery, len(message.runs))
         for invocation in message.runs:
             self._executor.accept(
@@ -286,9 +306,9 @@ class WorkerService:
                     handed_out=delivery.redelivered or invocation.again,
                 )
             )
-        held, windows = self._executor.held(delivery.queue), self._windows[delivery.queue]
-        if definition.kind == "workflow" and held >= windows * WORKFLOW_PREFETCH:
-            self._spawn(self._consume(definition, delivery.queue))
+        held, windows = self._executor.held(delivery.queue), self._queues.windows(delivery.queue)
+        if definition.kind == "workflow" and held >= windows * WORKFLOW_PREFETCH > 0:
+            self._spawn(self._queues.consume(delivery.queue, WORKFLOW_PREFETCH))
 
     def _on_control(self, delivery: Delivery) -> None:
         assert self._executor is not None, "the worker was started"
@@ -299,12 +319,54 @@ class WorkerService:
             return
         if control.generation is not None:
             self._membership.admit(control.generation)
+        if self._generic is not None and (
+            control.generation is not None or self._project in control.shipped
+        ):
+            self._generic.refresh()
         has_forgotten = self._executor.stop(control.stop)
         if control.rejoin or (has_forgotten and self._membership.is_joined):
             self._executor.doubt_waiting()
             self._membership.renew()
         self._executor.decide(control.verdicts)
         delivery.ack()
+
+    # -- what is shipped to the project -----------------------------------------------------------
+
+    @property
+    def _asker(self) -> Connection:
+        return Connection(self._session, project=self._project, keys=self._keys)
+
+    @property
+    def _shipped(self) -> Mapping[str, Shipped]:
+        """By queue."""
+        return {} if self._generic is None else self._generic.served
+
+    async def _ask_shipped(self, after: str) -> messages.Shipped:
+        return await self._asker.ask(
+            messages.Shipped, messages.ListShipped, project=self._project, after=after
+        )
+
+    async def _fetch_code(self, digest: str) -> bytes:
+        answer = await self._asker.ask(
+            messages.Code, messages.FetchCode, project=self._project, digest=digest
+        )
+        return answer.body
+
+    def serves_itself(self, queue: str) -> bool:
+        """See `generic.Server`, as of the next four."""
+        return queue in self._served
+
+    def is_idle(self, queue: str) -> bool:
+        return self._executor is None or self._executor.held(queue) == 0
+
+    async def open_shipped(self, shipped: Shipped) -> None:
+        await self._queues.consume(shipped.queue, self._prefetch(shipped))
+
+    async def close_shipped(self, shipped: Shipped) -> None:
+        await self._queues.release(shipped.queue)
+
+    async def tell(self) -> None:
+        await self._heart.beat()
 
     # -- joining ----------------------------------------------------------------------------------
 
@@ -346,8 +408,10 @@ class WorkerService:
 
     def _heartbeat(self) -> messages.Heartbeat:
         assert self._executor is not None, "the worker was started"
-        records = self._records.values()
-        held = {record.id: self._executor.held(record.queue) for record in records}
+        shipped = self._shipped.values()
+        queues = {record.id: record.queue for record in self._records.values()}
+        queues |= {each.id: each.queue for each in shipped}
+        held = {id_: self._executor.held(queue) for id_, queue in queues.items()}
         return messages.Heartbeat(
             worker=self.id,
             project=self._project,
@@ -358,25 +422,14 @@ class WorkerService:
             started_at=self._heart.started_at,
             definitions=tuple(held),
             held={definition: count for definition, count in held.items() if count},
+            accepts_code=self._generic is not None,
+            shipped=tuple(each.id for each in shipped),
         )
 
     async def _request(self, message: messages.Wire) -> None:
         await self._transport.publish(
             Outgoing(queue=topology.REQUESTS.name, body=codec.encode(message), persistent=False)
         )
-
-
-def _spec(definition: Definition[..., Any]) -> messages.DefinitionSpec:
-    return messages.DefinitionSpec(
-        kind=definition.kind,
-        name=definition.name,
-        version=definition.version,
-        fingerprint=definition.fingerprint,
-        module=definition.module,
-        qualname=definition.fn.__qualname__,
-        description=definition.description,
-        options=definition.run_options,
-    )
 
 
 def processors() -> int:

@@ -75,7 +75,13 @@ def coordinator(
 
 
 @click.command()
-@click.argument("app", nargs=-1, required=True)
+@click.argument("app", nargs=-1)
+@click.option(
+    "--accept-code",
+    is_flag=True,
+    envvar="LEVERET_ACCEPT_CODE",
+    help="Serve what is shipped to the project as well; needs a key.  [LEVERET_ACCEPT_CODE]",
+)
 @options.url
 @options.project
 @options.slots
@@ -98,6 +104,7 @@ def coordinator(
 )
 def worker(
     app: tuple[str, ...],
+    accept_code: bool,
     url: str | None,
     project: str | None,
     slots: int | None,
@@ -108,10 +115,17 @@ def worker(
 ) -> None:
     """Serve the tasks and workflows in APP's modules or files.
 
+    With --accept-code, whoever has the project's key can run code here; APP may be left out then.
+
     SIGTERM drains: tasks under way may end, what has not started goes back. A second one stops
     at once.
     """
     logs.configure()
+    if not app and not accept_code:
+        raise click.UsageError(
+            "nothing to serve: name a module or a file (APP), or serve what is shipped to the "
+            "project (--accept-code)"
+        )
     given = options.need_url(url)
     definitions = load(app)
     transport = _transport(given, "leveret-worker")
@@ -125,6 +139,7 @@ def worker(
         where=redact(given),
         lease_after=lease_after,
         stop_grace=stop_grace,
+        accept_code=accept_code,
     )
     _serve(transport, Draining(service, drain))
 

@@ -1,0 +1,43 @@
+"""The queues that a worker consumes, and how much of each it takes ahead."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from leveret_broker import topology
+from leveret_broker.errors import TransportError
+from leveret_broker.transport import Consumer, Delivery, Transport
+
+
+class WorkQueues:
+    """Consumers by queue; several of one queue each have a window of their own."""
+
+    def __init__(self, transport: Transport, on_delivery: Callable[[Delivery], None]) -> None:
+        self._transport = transport
+        self._on_delivery = on_delivery
+        self._consumers: dict[str, list[Consumer | None]] = {}
+
+    def windows(self, queue: str) -> int:
+        """How many consumers the queue has, or will in a moment."""
+        return len(self._consumers.get(queue, ()))
+
+    async def consume(self, queue: str, prefetch: int) -> None:
+        """Take up to so many more messages of a queue, which is made if it is not there."""
+        windows = self._consumers.setdefault(queue, [])
+        place = len(windows)
+        windows.append(None)
+        await self._transport.declare(topology.work_queue(queue))
+        windows[place] = await self._transport.consume(queue, self._on_delivery, prefetch=prefetch)
+
+    async def release(self, queue: str) -> None:
+        """Take no more of a queue."""
+        for consumer in self._consumers.pop(queue, ()):
+            if consumer is not None:
+                with suppress(TransportError):  # then the connection is gone, and it with it
+                    await consumer.cancel()
+
+    async def release_all(self) -> None:
+        """Take no more of any. Raises `TransportError` if the connection is lost."""
+        for windows in self._consumers.values():
+            for consumer in windows:
+                if consumer is not None:
+                    await consumer.cancel()
