@@ -40,13 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--catalog", type=Path, default=Path(os.environ.get("LEVERET_CATALOG", "catalog.sqlite"))
     )
+    parser.add_argument("--payload-store", default=os.environ.get("LEVERET_PAYLOAD_STORE"))
     options = parser.parse_args(arguments)
     url = options.url or os.environ.get("LEVERET_URL")
     if url is None:
         parser.error("give --url, or set LEVERET_URL")
     logs.configure()
     try:
-        asyncio.run(serve(url, options.catalog))
+        settings = CoordinatorSettings(payload_store=options.payload_store)
+        asyncio.run(serve(url, options.catalog, settings=settings))
     except TransportError as error:
         sys.stderr.write(f"{error}\n")
         return 4

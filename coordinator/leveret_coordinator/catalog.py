@@ -298,6 +298,7 @@ class Catalog:
         inserted = [rows.new_run_row(new) for new in runs]
         await self._many_expected("insert_runs", inserted)
         await self._many("insert_arguments", inserted)
+        await self._many("put_stored", rows.stored_rows_of_runs(runs))
         inputs: list[Row] = [
             {"run": new.run.id, "inputs": _array(new.inputs)} for new in runs if new.inputs
         ]
@@ -311,8 +312,11 @@ class Catalog:
         await self._many("put_attempts", [rows.attempt_row(each) for each in attempts])
 
     async def _put_ends(self, decision: Decision) -> None:
-        await self._many("forget_results", [{"run": run} for run in decision.reopened])
+        reopened: list[Row] = [{"run": run} for run in decision.reopened]
+        await self._many("forget_results", reopened)
+        await self._many("forget_stored", reopened)
         await self._many("put_results", [rows.result_row(end) for end in decision.ends])
+        await self._many("put_stored", rows.stored_rows_of_ends(decision.ends))
 
     async def _put_timers(self, decision: Decision) -> None:
         cleared: list[Row] = [{"run": run, "kind": kind} for run, kind in decision.cleared]

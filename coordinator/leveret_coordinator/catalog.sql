@@ -689,20 +689,17 @@ ORDER BY runs DESC;
 -- name: catalog_id()$
 SELECT id FROM catalog;
 
+-- name: put_stored*!
+INSERT OR IGNORE INTO stored_objects (name, seq, kind)
+SELECT :name, seq, :kind FROM runs WHERE id = :run;
+
+-- name: forget_stored*!
+-- What a run ended with.
+DELETE FROM stored_objects
+WHERE seq = (SELECT seq FROM runs WHERE id = :run) AND kind = 'end';
+
 -- name: unreferred(names)
--- Those of the objects that no payload refers to, by the indexes of migration 5.
+-- Those of the objects that no run's payloads refer to.
 SELECT value AS name
 FROM json_each(:names)
-WHERE
-    NOT EXISTS (
-        SELECT 1 FROM arguments
-        WHERE substr(body, 1, 2) = X'4C52' AND hex(substr(body, 5, 32)) = upper(value)
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM results
-        WHERE substr(result, 1, 2) = X'4C52' AND hex(substr(result, 5, 32)) = upper(value)
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM results
-        WHERE substr(error, 1, 2) = X'4C52' AND hex(substr(error, 5, 32)) = upper(value)
-    );
+WHERE NOT EXISTS (SELECT 1 FROM stored_objects WHERE stored_objects.name = json_each.value);

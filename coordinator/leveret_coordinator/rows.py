@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from leveret_broker.messages import AttemptRow, CodeRef, Failure, Finished, RunOptions
+from leveret_broker.references import names_in
 from leveret_broker.topology import work_queue_name
 from leveret_coordinator.records import (
     USUAL,
@@ -193,6 +194,24 @@ def result_row(end: End) -> Row:
         "error": end.error,
         "failure_traceback": end.failure.traceback if end.failure else None,
     }
+
+
+def stored_rows_of_runs(runs: Iterable[NewRun]) -> list[Row]:
+    """The objects that their arguments refer to."""
+    return [
+        {"run": new.run.id, "kind": "arguments", "name": name}
+        for new in runs
+        for name in names_in(new.arguments)
+    ]
+
+
+def stored_rows_of_ends(ends: Iterable[End]) -> list[Row]:
+    """The objects that their results and errors refer to."""
+    return [
+        {"run": end.run, "kind": "end", "name": name}
+        for end in ends
+        for name in (*names_in(end.result), *names_in(end.error))
+    ]
 
 
 def finished_of(row: Any) -> Finished:

@@ -5,10 +5,14 @@ sealed payload, and out of it again. Whoever gathers them keeps views; a copy is
 somebody could still change.
 """
 
-import hashlib
+from weakref import WeakValueDictionary
+
+from leveret_broker.references import hasher
 
 AT_LEAST = 64 * 1024
 """Bytes from which data stays outside of the body."""
+SHARED_FROM = 1024 * 1024
+"""Bytes from which equal copies are one: a hundred calls may be given the same array."""
 
 BytesLike = bytes | bytearray | memoryview
 
@@ -19,15 +23,31 @@ class Buffers:
     def __init__(self, *, copies: bool) -> None:
         """`copies`: what may be changed before it travels is copied now."""
         self.views: list[memoryview] = []
+        self.digests: dict[int, bytes] = {}
+        """Those that are known already."""
         self._copies = copies
 
     def add(self, data: BytesLike) -> int:
         """The number by which the body refers to it."""
-        if self._copies and not isinstance(data, bytes):
-            data = bytes(data)
         view = memoryview(data)
-        self.views.append(view if view.format == "B" and view.ndim == 1 else view.cast("B"))
-        return len(self.views) - 1
+        view = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        number = len(self.views)
+        if self._copies and not isinstance(data, bytes):
+            view = memoryview(bytes(view))
+            if view.nbytes >= SHARED_FROM:
+                self.digests[number], view = _shared(view)
+        self.views.append(view)
+        return number
+
+
+_copies: WeakValueDictionary[bytes, memoryview] = WeakValueDictionary()
+"""Copies that somebody still has, by their digests."""
+
+
+def _shared(copy: memoryview) -> tuple[bytes, memoryview]:
+    """The digest, and the first of the equal copies that there are. The data is immutable."""
+    found = digest(copy)
+    return found, _copies.setdefault(found, copy)
 
 
 class View:
@@ -44,4 +64,6 @@ class View:
 
 def digest(buffer: memoryview) -> bytes:
     """What stands for a buffer where its payload is signed or identified: 256 bits of BLAKE2b."""
-    return hashlib.blake2b(buffer, digest_size=32, person=b"leveret buffer").digest()
+    hashed = hasher()
+    hashed.update(buffer)
+    return hashed.digest()

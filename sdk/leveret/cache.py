@@ -6,7 +6,6 @@ ago goes when room is needed; who has mapped it keeps it.
 """
 
 import fcntl
-import hashlib
 import mmap
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from leveret_broker.errors import ContentDamaged, ObjectMissing, StoreError
 from leveret_broker.objects import Bytes, Folder, Found
-from leveret_broker.references import DIGEST, Reference
+from leveret_broker.references import Reference, hasher
 
 _PIECE = 4 * 1024 * 1024
 """Bytes that are hashed at a time."""
@@ -136,7 +135,7 @@ class Cache:
 
 def checked(pieces: Iterator[Bytes], reference: Reference) -> Iterator[Bytes]:
     """The same pieces. Raises `ContentDamaged` in the end if they aren't what was referred to."""
-    digest, size = hashlib.blake2b(digest_size=DIGEST), 0
+    digest, size = hasher(), 0
     for piece in pieces:
         digest.update(piece)
         size += len(piece)
@@ -151,7 +150,7 @@ def checked(pieces: Iterator[Bytes], reference: Reference) -> Iterator[Bytes]:
 
 
 def _digest_of(descriptor: int) -> bytes:
-    digest, buffer = hashlib.blake2b(digest_size=DIGEST), bytearray(_PIECE)
+    digest, buffer = hasher(), bytearray(_PIECE)
     view = memoryview(buffer)
     while count := os.readv(descriptor, [view]):
         digest.update(view[:count])
@@ -160,3 +159,9 @@ def _digest_of(descriptor: int) -> bytes:
 
 def _last_used(found: Found) -> float:
     return found.modified_at
+
+
+def usual_folder() -> Path:
+    """Where a user's copies are, by the convention of the desktops."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "leveret" / "payloads"

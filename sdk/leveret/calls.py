@@ -111,9 +111,12 @@ class Call(Coroutine[Any, Any, R_co]):
                 _refuse_stray(self.definition, self.caller)
             connection = await self.connection()
         code = await connection.prepare(self.definition)
-        if self._run is None:
-            self._run = connection.submit(self, self.arguments, acknowledge=acknowledge, code=code)
+        if self._arguments is not None:
+            arguments = await connection.stored(self.definition.name, self._arguments)
+            if self._run is None:  # else another task, which awaits it as well, was quicker
+                self._run = connection.submit(self, arguments, acknowledge=acknowledge, code=code)
             self._arguments = None  # they may be large, and nobody needs them a second time
+        assert self._run is not None, "it was submitted"
         return self._run
 
     @property

@@ -104,7 +104,8 @@ class Client:
         if isinstance(what, str):
             arguments = payload.encode_arguments(args, kwargs)
             definition = await self.resolve(what)
-            run = self.connection.submit_identified(what, definition.project, arguments)
+            stored = await self.connection.stored(what, arguments)
+            run = self.connection.submit_identified(what, definition.project, stored)
         elif not isinstance(given, Call):
             raise TypeError(f"{given!r} is no call: call it, or give an identifier")
         else:
@@ -207,13 +208,15 @@ def connect(
     project: str | None = None,
     key: str | None = None,
     timeout: float | None = None,
+    payload_store: str | None = None,
     ship: Iterable[str | ModuleType] | None = None,
 ) -> Client:
     """A client of a cluster; `async with connect(...) as client` opens it.
 
     `url` is the broker's, `LEVERET_URL` by default; `project` is `LEVERET_PROJECT`, and unknown if
-    neither is given; `key` is `LEVERET_KEY`. Opening raises `CoordinatorUnreachable` if broker or
-    coordinator don't answer within `timeout` seconds (8 by default).
+    neither is given; `key` is `LEVERET_KEY`; `payload_store`, `LEVERET_PAYLOAD_STORE`, is the URL
+    of the store for large arguments and results. Opening raises `CoordinatorUnreachable` if broker
+    or coordinator don't answer within `timeout` seconds (8 by default).
 
     What a script or a notebook defines is carried to the cluster, signed with the key, when it is
     called and nobody there serves it. `ship` names modules whose code is carried as well
@@ -234,6 +237,7 @@ def connect(
             project=checked_project(project, given.project),
             keys=load_keyring(key) if key is not None else given.keyring(),
             timeout=timeout if timeout is not None else given.connect_timeout,
+            payloads=given.payloads(payload_store),
         )
     )
 
@@ -262,6 +266,7 @@ def local(
             processes=_count("processes", processes, given.processes),
             state=Path(folder) if folder is not None else None,
             keys=given.keyring(),
+            payloads=given.payloads(),
         )
     )
 

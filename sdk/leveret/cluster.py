@@ -5,6 +5,7 @@ import asyncio
 from leveret.connection import Connection
 from leveret.errors import CoordinatorUnreachable
 from leveret.keys import Keyring
+from leveret.sealing import PayloadOptions
 from leveret.session import Session
 from leveret.settings import security
 from leveret.shipping import Shipper
@@ -17,10 +18,17 @@ class ClusterBackend:
     """Opens and closes what a client needs to reach a cluster."""
 
     def __init__(
-        self, url: str, *, project: str | None, keys: Keyring | None, timeout: float
+        self,
+        url: str,
+        *,
+        project: str | None,
+        keys: Keyring | None,
+        timeout: float,
+        payloads: PayloadOptions | None = None,
     ) -> None:
         self._project = project
         self._keys = keys
+        self._payloads = payloads
         self._transport = RabbitTransport(
             url, name="leveret-client", connect_timeout=timeout, security=security()
         )
@@ -32,7 +40,9 @@ class ClusterBackend:
         except TransportUnreachable as error:
             raise CoordinatorUnreachable(str(error)) from error
         await self._session.start()
-        connection = Connection(self._session, project=self._project, keys=self._keys)
+        connection = Connection(
+            self._session, project=self._project, keys=self._keys, payloads=self._payloads
+        )
         connection.shipper = Shipper(connection, asyncio.get_running_loop())
         return connection
 

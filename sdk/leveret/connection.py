@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leveret import definitions, payload
-from leveret.errors import LeveretError
+from leveret.errors import LeveretError, PayloadError
 from leveret.keys import Keyring
+from leveret.payload import Encoded
 from leveret.runs import REFUSALS, Run, warn_unserved
+from leveret.sealing import PayloadOptions, Sealer, Stored
 from leveret.session import Session
 from leveret_broker import identifiers, logs, messages
 
@@ -33,6 +35,7 @@ class Connection:
         *,
         project: str | None,
         keys: Keyring | None,
+        payloads: PayloadOptions | None = None,
         serve: "Callable[[Definition[..., Any]], Awaitable[None]] | None" = None,
     ) -> None:
         self.session = session
@@ -40,7 +43,7 @@ class Connection:
         """The project as identifiers see it: `None` means that any project may be meant."""
         self.project = project or DEFAULT_PROJECT
         """The project of definitions called as functions."""
-        self.keys = keys
+        self.sealer = Sealer(keys, payloads)
         self._serve = serve
         self.shipper: Shipper | None = None
         """Carries code to the cluster, if this is the connection of a program."""
@@ -68,15 +71,30 @@ class Connection:
             except LeveretError as error:
                 log.warning("not served", definition=definition.where, reason=str(error))
 
+    @property
+    def keys(self) -> Keyring | None:
+        return self.sealer.keys
+
+    async def stored(self, what: str, arguments: Encoded) -> Encoded | Stored:
+        """A call's arguments, stored if they are large: to be submitted without blocking.
+
+        Raises `PayloadError` if they may not travel.
+        """
+        try:
+            return await self.sealer.stored(arguments)
+        except PayloadError as error:
+            told = f"the arguments of {what} can't be sent: {error}"
+            raise PayloadError(told) from error.__cause__
+
     def submit(
         self,
         call: "Call[R]",
-        arguments: payload.Encoded,
+        arguments: Encoded | Stored,
         *,
         acknowledge: bool = False,
         code: messages.CodeRef | None = None,
     ) -> Run[R]:
-        """Ask for a call's run. Raises `PayloadError` if the arguments may not travel."""
+        """Ask for a call's run."""
         definition = call.definition
         caller = call.caller if call.caller and call.caller.kind == "workflow" else None
         target = messages.Target(
@@ -115,7 +133,7 @@ class Connection:
         return identifiers.new_id("run"), self.project
 
     def submit_identified(
-        self, identifier: str, project: str, arguments: payload.Encoded
+        self, identifier: str, project: str, arguments: Encoded | Stored
     ) -> Run[Any]:
         """Ask for a root run of what an identifier means in a project."""
         run, target = identifiers.new_id("run"), messages.Target(identifier=identifier)
@@ -126,7 +144,7 @@ class Connection:
         run: str,
         project: str,
         target: messages.Target,
-        arguments: payload.Encoded,
+        arguments: Encoded | Stored,
         **fields: Any,
     ) -> Run[Any]:
         context = payload.Context(project=project, run=run, direction="arguments")
@@ -134,7 +152,7 @@ class Connection:
             run=run,
             target=target,
             project=project,
-            arguments=payload.seal(arguments, keys=self.keys, context=context),
+            arguments=self.sealer.seal(arguments, context=context),
             **fields,
         )
         return Run(self, run, project, self.session.submit(submission))

@@ -6,6 +6,7 @@ too. Nothing but the catalog is kept, so a restart publishes again what had not 
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from leveret.connection import DEFAULT_PROJECT, Connection
 from leveret.definitions import Definition
 from leveret.errors import DefinitionError, StateError
 from leveret.keys import Keyring, load_keyring, new_key
+from leveret.sealing import PayloadOptions
 from leveret.session import Session
+from leveret.workspace import PayloadFolder
 from leveret_broker.clock import SystemClock
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_coordinator.errors import CatalogError
-from leveret_coordinator.service import CoordinatorService
+from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
 from leveret_worker.service import WorkerService
 
 CATALOG = "catalog.sqlite"
@@ -37,6 +40,7 @@ class EmbeddedBackend:
         processes: int | None = None,
         state: Path | None = None,
         keys: Keyring | None = None,
+        payloads: PayloadOptions | None = None,
     ) -> None:
         self._project = project
         self._keys = keys or _keys_in(state)
@@ -45,11 +49,21 @@ class EmbeddedBackend:
         self._transports = [MemoryTransport(broker) for _ in range(3)]
         mine, coordinators, workers = self._transports
         catalog = None if state is None else state / CATALOG
-        self._coordinator = CoordinatorService(coordinators, catalog, clock=SystemClock())
+        self._folder = PayloadFolder(state)
+        self._payloads = replace(
+            payloads or PayloadOptions(), store=str(self._folder.path), durable=state is not None
+        )
+        settings = CoordinatorSettings(
+            payload_store=None if state is None else self._payloads.store, cleans_at_start=True
+        )
+        self._coordinator = CoordinatorService(
+            coordinators, catalog, clock=SystemClock(), settings=settings
+        )
         self._worker = WorkerService(
             workers,
             project=project or DEFAULT_PROJECT,
             keys=self._keys,
+            payloads=self._payloads,
             slots=slots,
             processes=processes,
             serve_more=self._serve,
@@ -62,6 +76,8 @@ class EmbeddedBackend:
     async def open(self) -> Connection:
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as started:
+            started.callback(self._folder.close)
+            self._folder.open()
             for transport in self._transports:
                 await transport.open()
                 started.push_async_callback(transport.close)
@@ -75,7 +91,11 @@ class EmbeddedBackend:
             started.push_async_callback(self._worker.stop, grace=0)
             await self._worker.start()
             connection = Connection(
-                self._session, project=self._project, keys=self._keys, serve=self._serve
+                self._session,
+                project=self._project,
+                keys=self._keys,
+                payloads=self._payloads,
+                serve=self._serve,
             )
             if self._state is not None:
                 await connection.prepare_known()  # runs of an earlier start may wait for them

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from leveret import errors, payload, scripts
 from leveret.errors import LeveretError, PayloadError, RemoteError
-from leveret.keys import Keyring
-from leveret.payload import Context
+from leveret.payload import Context, Opened
+from leveret.sealing import Sealer
 
 if TYPE_CHECKING:
     from leveret_broker.messages import Failure
@@ -115,14 +115,30 @@ def _readable(text: str) -> str:
 # -- encoding -------------------------------------------------------------------------------------
 
 
-def encode_failure(error: BaseException, *, keys: Keyring | None, context: Context) -> bytes:
-    """The exception as bytes; in words alone if what it holds can't travel. Raises nothing."""
+def encode_failure(error: BaseException, *, sealer: Sealer, context: Context) -> bytes:
+    """The exception as bytes; in words alone if what it holds can't travel. Raises nothing.
+
+    Blocks if it holds what is large.
+    """
     try:
-        written = payload.encode(_tree(error, keys is not None, 0))
-        return payload.seal(written, keys=keys, context=context)
+        written = payload.encode(_tree(error, sealer.keys is not None, 0))
+        return sealer.seal(written, context=context)
     except Exception as reason:  # whatever the objects that it holds raise
-        written = payload.encode(_words(error, reason))
-        return payload.seal(written, keys=keys, context=context)
+        return _in_words(error, reason, sealer, context)
+
+
+async def encode_failure_soon(error: BaseException, *, sealer: Sealer, context: Context) -> bytes:
+    """`encode_failure`, without blocking."""
+    try:
+        written = payload.encode(_tree(error, sealer.keys is not None, 0))
+        return await sealer.seal_soon(written, context=context)
+    except Exception as reason:  # whatever the objects that it holds raise
+        return _in_words(error, reason, sealer, context)
+
+
+def _in_words(error: BaseException, reason: Exception, sealer: Sealer, context: Context) -> bytes:
+    written = payload.encode(_words(error, reason))
+    return payload.seal(written, keys=sealer.keys, context=context)
 
 
 def _tree(error: BaseException, signed: bool, depth: int) -> dict[str, object]:
@@ -194,19 +210,35 @@ def _member_values(error: BaseException) -> Iterator[tuple[str, object]]:
 
 
 def decode_failure(
-    data: bytes | None, failure: "Failure | None", *, keys: Keyring | None, context: Context
+    data: bytes | None, failure: "Failure | None", *, sealer: Sealer, context: Context
 ) -> BaseException:
     """The exception to raise, with the traceback from there as its `__cause__`. Raises nothing.
 
-    It is a `RemoteError` if its own type can't be carried, found or put together.
+    It is a `RemoteError` if its own type can't be carried, found or put together. Blocks if it
+    was stored.
     """
     if data is None:
         return _from_description(failure)
     try:
-        opened = payload.open_sealed(data, keys=keys, context=context)
-        return _rebuilt(opened.value, opened.trusted)
+        return _from_opened(sealer.open(data, context=context))
     except Exception as reason:  # hostile bytes, which may look like anything
         return _from_description(failure, reason)
+
+
+async def decode_failure_soon(
+    data: bytes | None, failure: "Failure | None", *, sealer: Sealer, context: Context
+) -> BaseException:
+    """`decode_failure`, without blocking."""
+    if data is None:
+        return _from_description(failure)
+    try:
+        return _from_opened(await sealer.open_soon(data, context=context))
+    except Exception as reason:  # hostile bytes, which may look like anything
+        return _from_description(failure, reason)
+
+
+def _from_opened(opened: Opened) -> BaseException:
+    return _rebuilt(opened.value, opened.trusted)
 
 
 def _from_description(failure: "Failure | None", reason: Exception | None = None) -> BaseException:

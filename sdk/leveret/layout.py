@@ -13,7 +13,7 @@ parts have to fill the bytes that there are, exactly.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -65,6 +65,13 @@ def seal(key_id: bytes, signature: bytes) -> bytes:
     return _SEAL.pack(key_id, signature)
 
 
+def unseal(data: memoryview) -> tuple[bytes, bytes, memoryview]:
+    """The key's id, the signature, and the rest. Raises `PayloadError` if there are none."""
+    _check(len(data) >= _SEAL.size)
+    key_id, signature = _SEAL.unpack_from(data)
+    return key_id, signature, data[_SEAL.size :]
+
+
 def sizes(prelude: bytes, body: BytesLike, buffers: Sequence[memoryview]) -> bytes:
     """The lengths of all that follows."""
     count = len(buffers)
@@ -77,8 +84,11 @@ def padding(position: int) -> bytes:
     return bytes(-position % ALIGNED)
 
 
-def cut(data: BytesLike) -> Parts:
-    """The parts of sealed bytes. Raises `PayloadError` if they can't be what was sealed."""
+def cut(data: BytesLike, outside: Mapping[int, memoryview] | None = None) -> Parts:
+    """The parts of sealed bytes. Raises `PayloadError` if they can't be what was sealed.
+
+    `outside` are the buffers, by their numbers, that are not in these bytes.
+    """
     view = memoryview(data).cast("B")
     if view.nbytes < _HEAD.size or bytes(view[:2]) != _MAGIC:
         raise PayloadError("these bytes are no payload of leveret")
@@ -110,20 +120,29 @@ def cut(data: BytesLike) -> Parts:
         covered=(view[: _HEAD.size], view[start:end]),
         prelude=view[position:body],
         body=view[body:end],
-        buffers=_buffers(view, end, lengths),
+        buffers=_buffers(view, end, lengths, outside or {}),
     )
 
 
-def _buffers(view: memoryview, position: int, lengths: Sequence[int]) -> tuple[memoryview, ...]:
+def _buffers(
+    view: memoryview,
+    position: int,
+    lengths: Sequence[int],
+    outside: Mapping[int, memoryview],
+) -> tuple[memoryview, ...]:
     found: list[memoryview] = []
-    for length in lengths:
+    for number, length in enumerate(lengths):
+        if number in outside:
+            _check(outside[number].nbytes == length)
+            found.append(outside[number])
+            continue
         gap = -position % ALIGNED
         _check(position + gap + length <= view.nbytes)
         _check(not any(view[position : position + gap]))
         position += gap
         found.append(view[position : position + length])
         position += length
-    _check(position == view.nbytes)
+    _check(position == view.nbytes and all(number < len(lengths) for number in outside))
     return tuple(found)
 
 

@@ -10,11 +10,11 @@ signature was verified.
 """
 
 import hashlib
-import hmac
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 import msgpack
 
@@ -24,6 +24,10 @@ from leveret.errors import PayloadError
 from leveret.keys import Keyring, key_id
 from leveret.layout import Flag, Parts
 from leveret.readers import Reader
+from leveret.signatures import Context as Context
+from leveret.signatures import Vouched, sign, verified
+from leveret_broker import references
+from leveret_broker.references import Reference
 
 if TYPE_CHECKING:
     from leveret.pickles import Pickling, Unpickling
@@ -44,11 +48,27 @@ class Encoded:
     """Classes of a script: module, qualified name, pickle. They don't count for the identity."""
     buffers: tuple[memoryview, ...] = field(default=(), repr=False)
     """The large bytes and arrays that the body refers to, one after the other."""
+    arguments: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    """The names of a call's positional arguments; `None` if it is no call's."""
+    known_digests: Mapping[int, bytes] = field(
+        default_factory=dict[int, bytes], compare=False, repr=False
+    )
+    """Those of buffers, by number, that had to be made before."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        definitions = sum(len(pickle) for _, _, pickle in self.definitions)
+        return len(self.body) + definitions + sum(buffer.nbytes for buffer in self.buffers)
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """What stands for the buffers in signatures and identities."""
-        return tuple(map(digest, self.buffers))
+        known = self.known_digests
+        return tuple(
+            known[number] if number in known else digest(buffer)
+            for number, buffer in enumerate(self.buffers)
+        )
 
     @property
     def content_hash(self) -> str:
@@ -57,20 +77,6 @@ class Encoded:
         for each in self.digests:
             hashed.update(each)
         return hashed.hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What a payload is for; a signed payload is valid for nothing else."""
-
-    project: str
-    run: str
-    """The run's id; of code, its digest."""
-    direction: Literal["arguments", "result", "error", "code"]
-
-    def __str__(self) -> str:
-        what = "code" if self.direction == "code" else f"{self.direction} of run"
-        return f"the {what} {self.run}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +117,9 @@ def encode_arguments(
         for name, value in kwargs.items()
     }
     writing.writer.met_order |= len(named) > 1
-    return writing.encoded([given, named], "the arguments can't be sent: ")
+    encoded = writing.encoded([given, named], "the arguments can't be sent: ")
+    rest = (str(index + 1) for index in range(len(names), len(args)))
+    return replace(encoded, arguments=(*names[: len(args)], *rest))
 
 
 class _Writing:
@@ -136,11 +144,13 @@ class _Writing:
             body = values.pack(written)
         except (ValueError, OverflowError) as error:  # 4 GiB or 2**32 elements in one piece
             raise PayloadError(f"{subject}too large for one payload: {error}") from error
-        buffers = tuple(self._buffers.views)
+        buffers, digests = tuple(self._buffers.views), self._buffers.digests
         pickling = self._pickling
         if pickling is None:
             canonical = not self.writer.met_order
-            return Encoded(body, pickled=False, canonical=canonical, buffers=buffers)
+            return Encoded(
+                body, pickled=False, canonical=canonical, buffers=buffers, known_digests=digests
+            )
         return Encoded(
             body,
             pickled=True,
@@ -148,6 +158,7 @@ class _Writing:
             pickled_type=pickling.first_type,
             definitions=tuple((*name, pickle) for name, pickle in pickling.definitions.items()),
             buffers=buffers,
+            known_digests=digests,
         )
 
     def _pickle(self, value: object, content: values.Content) -> list[object]:
@@ -171,6 +182,16 @@ def seal(encoded: Encoded, *, keys: Keyring | None, context: Context) -> bytes:
     return b"".join(seal_parts(encoded, keys=keys, context=context))
 
 
+def check_signable(encoded: Encoded, keys: Keyring | None) -> None:
+    """Raises `PayloadError` for a pickle without a key to sign it."""
+    if encoded.pickled and keys is None:
+        raise PayloadError(
+            f"a {encoded.pickled_type or 'value'} can travel only as a pickle, and a pickle only "
+            "signed: make a key with `leveret key new` and set LEVERET_KEY to it for callers and "
+            "workers alike"
+        )
+
+
 def seal_parts(
     encoded: Encoded, *, keys: Keyring | None, context: Context
 ) -> list[bytes | memoryview]:
@@ -178,27 +199,53 @@ def seal_parts(
 
     Raises `PayloadError` for a pickle without a key to sign it.
     """
-    if encoded.pickled and keys is None:
-        raise PayloadError(
-            f"a {encoded.pickled_type or 'value'} can travel only as a pickle, and a pickle only "
-            "signed: make a key with `leveret key new` and set LEVERET_KEY to it for callers and "
-            "workers alike"
-        )
-    flags = Flag.PICKLED if encoded.pickled else Flag(0)
-    prelude = _prelude(encoded) if encoded.pickled else b""
-    rest = [layout.sizes(prelude, encoded.body, encoded.buffers), prelude, encoded.body]
-    parts: list[bytes | memoryview]
+    check_signable(encoded, keys)
     if keys is None:
-        parts = [layout.head(flags), *rest]
-    else:
-        head, key = layout.head(flags | Flag.SIGNED), keys.signing
-        signature = _sign(key, context, (head, *rest), encoded.digests)
-        parts = [head, layout.seal(key_id(key), signature), *rest]
+        return _put_together(_flags(encoded), (), encoded)
+    flags, key = _flags(encoded) | Flag.SIGNED, keys.signing
+    covered = (layout.head(flags), *_front(encoded))
+    signature = sign(key, context, covered, encoded.digests)
+    return _put_together(flags, (layout.seal(key_id(key), signature),), encoded)
+
+
+def front_parts(encoded: Encoded, outside: Collection[int]) -> list[bytes | memoryview]:
+    """What a payload is without these of its buffers, in pieces; signed by nobody."""
+    return _put_together(_flags(encoded), (), encoded, outside)
+
+
+def seal_stored(
+    objects: Sequence[Reference], front: bytes, *, keys: Keyring | None, context: Context
+) -> bytes:
+    """What travels in place of a stored payload. Signed, it vouches for what the objects hold.
+
+    `front` is empty if it is among the objects.
+    """
+    if keys is None:
+        return references.head(objects) + front
+    head, key = references.head(objects, Flag.SIGNED), keys.signing
+    signature = sign(key, context, (head, front), ())
+    return b"".join((head, layout.seal(key_id(key), signature), front))
+
+
+def _flags(encoded: Encoded) -> Flag:
+    return Flag.PICKLED if encoded.pickled else Flag(0)
+
+
+def _front(encoded: Encoded) -> tuple[bytes, bytes, bytes]:
+    prelude = _prelude(encoded) if encoded.pickled else b""
+    return layout.sizes(prelude, encoded.body, encoded.buffers), prelude, encoded.body
+
+
+def _put_together(
+    flags: Flag, seal: tuple[bytes, ...], encoded: Encoded, outside: Collection[int] = ()
+) -> list[bytes | memoryview]:
+    parts: list[bytes | memoryview] = [layout.head(flags), *seal, *_front(encoded)]
     position = sum(map(len, parts))
-    for buffer in encoded.buffers:
-        gap = layout.padding(position)
-        parts += [gap, buffer]
-        position += len(gap) + buffer.nbytes
+    for number, buffer in enumerate(encoded.buffers):
+        if number not in outside:
+            gap = layout.padding(position)
+            parts += [gap, buffer]
+            position += len(gap) + buffer.nbytes
     return parts
 
 
@@ -215,7 +262,11 @@ def unseal_arguments(
     data: BytesLike, *, keys: Keyring | None, context: Context
 ) -> tuple[list[object], dict[str, object]]:
     """The arguments of a call. Raises what `unseal` raises."""
-    value = open_sealed(data, keys=keys, context=context).value
+    return as_arguments(open_sealed(data, keys=keys, context=context).value, context)
+
+
+def as_arguments(value: object, context: Context) -> tuple[list[object], dict[str, object]]:
+    """The arguments that a value is. Raises `PayloadError`."""
     if _is_list(value) and [type(part) for part in value] == [list, dict]:
         args, kwargs = value
         if all(type(name) is str for name in kwargs):
@@ -229,9 +280,48 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
 
 def open_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) -> Opened:
     """The value, and whether it was signed. Raises what `unseal` raises."""
+    with told(context):
+        return _opened(layout.cut(data), keys, context)
+
+
+def verify_stored(
+    parts: references.Parts, *, keys: Keyring | None, context: Context
+) -> tuple[memoryview, Vouched | None]:
+    """The front that came along, and the proof that it all is signed. Raises `PayloadError`."""
+    if parts.flags & ~Flag.SIGNED:
+        raise PayloadError("written by another version of leveret")
+    if not parts.flags:
+        return parts.rest, None
+    id_, signature, front = layout.unseal(parts.rest)
+    return front, verified(id_, signature, (parts.head, front), (), keys, context)
+
+
+def open_stored(
+    front: BytesLike,
+    outside: Mapping[int, memoryview],
+    vouched: Vouched | None,
+    *,
+    signed: bool,
+    context: Context,
+) -> Opened:
+    """The value of a front and the buffers that were stored by themselves.
+
+    They were held against their digests, `verify_stored` has made `vouched`. Raises what `unseal`
+    raises.
+    """
+    with told(context):
+        parts = layout.cut(front, outside)
+        if Flag.SIGNED in parts.flags:
+            raise PayloadError("a part of it is signed by itself")
+        return _read(parts, vouched, signed=signed)
+
+
+@contextmanager
+def told(context: Context) -> Generator[None]:
+    """Make a `PayloadError`, which says what can't be read, of whatever is raised within."""
     subject = f"{context} can't be read"
     try:
-        return _opened(layout.cut(data), keys, context)
+        yield
     except PayloadError as error:
         raise PayloadError(f"{subject}: {error}") from error.__cause__
     except Exception as error:  # hostile bytes can make any constructor raise anything
@@ -239,49 +329,27 @@ def open_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) -> O
 
 
 def _opened(parts: Parts, keys: Keyring | None, context: Context) -> Opened:
-    pickled, signed = Flag.PICKLED in parts.flags, Flag.SIGNED in parts.flags
-    if pickled and not signed:
-        raise PayloadError("it holds a pickle and isn't signed, so it is not loaded")
-    if pickled and keys is None:
+    if Flag.SIGNED not in parts.flags:
+        return _read(parts, None, signed=False)
+    digests = () if keys is None else tuple(map(digest, parts.buffers))
+    vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
+    return _read(parts, vouched, signed=True)
+
+
+def _read(parts: Parts, vouched: Vouched | None, *, signed: bool) -> Opened:
+    """The value. Pickles in it are loaded only with the proof that it is signed."""
+    if Flag.PICKLED not in parts.flags:
+        value = Reader(_no_pickle, parts.buffers).read(parts.body)
+        return Opened(value=value, trusted=vouched is not None)
+    if vouched is None:
         raise PayloadError(
             "it holds a pickle, and this process has no key to verify it: set LEVERET_KEY"
+            if signed
+            else "it holds a pickle and isn't signed, so it is not loaded"
         )
-    trusted = signed and keys is not None
-    if signed and keys is not None:
-        _verify(parts, keys, context)
-    if not pickled:
-        value = Reader(_no_pickle, parts.buffers).read(parts.body)
-        return Opened(value=value, trusted=trusted)
     unpickling = _unpickling(parts)
     value = Reader(unpickling.load, parts.buffers).read(parts.body)
-    return Opened(value=value, trusted=trusted)
-
-
-def _sign(
-    key: bytes, context: Context, parts: Sequence[BytesLike], digests: Sequence[bytes]
-) -> bytes:
-    """The digests stand for the buffers: so those are read once for identity and signature."""
-    about = msgpack.packb([context.project, context.run, context.direction])
-    signature = hashlib.blake2b(key=key, digest_size=layout.SIGNATURE, person=b"leveret payload")
-    signature.update(len(about).to_bytes(4, "big") + about)
-    for part in (*parts, *digests):
-        signature.update(part)
-    return signature.digest()
-
-
-def _verify(parts: Parts, keys: Keyring, context: Context) -> None:
-    key = keys.find(parts.key_id)
-    if key is None:
-        raise PayloadError(
-            f"it was signed with the key {parts.key_id.hex()}, which this process doesn't have: "
-            "LEVERET_KEY must be the same for callers and workers"
-        )
-    expected = _sign(key, context, parts.covered, tuple(map(digest, parts.buffers)))
-    if not hmac.compare_digest(parts.signature, expected):
-        raise PayloadError(
-            "its signature doesn't fit: it is damaged, or was signed for another run or project, "
-            "or for something else of this run"
-        )
+    return Opened(value=value, trusted=True)
 
 
 def _prelude(encoded: Encoded) -> bytes:

@@ -20,9 +20,11 @@ from leveret.errors import (
     RunCancelled,
     RunStateError,
 )
-from leveret.failures import decode_failure
+from leveret.failures import decode_failure_soon
+from leveret.sealing import Sealer
 from leveret_broker import identifiers, messages
 from leveret_broker.errors import InvalidName
+from leveret_broker.references import is_reference
 
 if TYPE_CHECKING:
     from leveret.connection import Connection
@@ -94,7 +96,7 @@ class Run(Generic[R_co]):
 
         A run that is parked or waits for a retry has not ended.
         """
-        return cast(R_co, self._opened(await self._ended()))
+        return cast(R_co, await self._opened(await self._ended()))
 
     async def ended(self) -> None:
         """Wait for its end, whatever that is."""
@@ -180,19 +182,20 @@ class Run(Generic[R_co]):
             self._pending = session.attach(self.id, attempt=self._attempt)
         return self._pending
 
-    def _opened(self, pending: "Pending") -> object:
+    async def _opened(self, pending: "Pending") -> object:
         if pending.error is not None:
             raise pending.error
         match pending.answer:
             case messages.Finished(state="succeeded", result=result) if result is not None:
-                return payload.unseal(
-                    result, keys=self._connection.keys, context=self._context("result")
-                )
+                opened = await self._sealer.open_soon(result, context=self._context("result"))
+                return opened.value
             case messages.Finished(state="cancelled"):
                 raise RunCancelled(f"run {self.id} was cancelled")
             case messages.Finished(error=sealed, failure=failure):
-                keys, context = self._connection.keys, self._context("error")
-                error = decode_failure(sealed, failure, keys=keys, context=context)
+                context = self._context("error")
+                error = await decode_failure_soon(
+                    sealed, failure, sealer=self._sealer, context=context
+                )
                 if isinstance(error, asyncio.CancelledError):  # here it would cancel who awaits
                     raise RunCancelled(f"run {self.id} cancelled itself") from error
                 raise error
@@ -214,7 +217,9 @@ class Run(Generic[R_co]):
         """Arguments as a call spells them, or why they can't be shown."""
         if sealed is None:
             return "arguments that are not told"
-        keys, context = self._connection.keys, self._context("arguments")
+        if is_reference(sealed):
+            return "large arguments, which are stored"
+        keys, context = self._sealer.keys, self._context("arguments")
         try:
             args, kwargs = payload.unseal_arguments(sealed, keys=keys, context=context)
         except PayloadError as error:
@@ -225,6 +230,10 @@ class Run(Generic[R_co]):
         if len(text) > LONGEST_ARGUMENTS:
             text = f"{text[:LONGEST_ARGUMENTS]}…"
         return f"({text})"
+
+    @property
+    def _sealer(self) -> Sealer:
+        return self._connection.sealer
 
     def _context(self, direction: Any) -> payload.Context:
         assert self._project is not None, "known once the run is attached"

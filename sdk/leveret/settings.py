@@ -4,11 +4,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leveret.errors import SettingError
 from leveret.keys import Keyring, load_keyring
+from leveret.sealing import DEFAULT_CACHE_SIZE, DEFAULT_THRESHOLD, PayloadOptions
 
 if TYPE_CHECKING:
     from leveret_broker.tls import Tls
@@ -38,10 +39,31 @@ class Settings(BaseSettings):
     """Child processes in which a worker runs sync tasks."""
     state: Path | None = None
     """The folder in which the embedded runtime keeps its catalog; none keeps it in memory."""
+    payload_store: str | None = None
+    """The URL of the store for large payloads, the same for all of a project's processes."""
+    payload_threshold: ByteSize = Field(default=ByteSize(DEFAULT_THRESHOLD), ge=0)
+    """Payloads that are larger are stored."""
+    payload_max: ByteSize | None = Field(default=None, gt=0)
+    """Payloads that are larger can't be sent."""
+    payload_cache: Path | None = None
+    """The folder in which this host keeps what it has fetched from the store."""
+    payload_cache_size: ByteSize = Field(default=ByteSize(DEFAULT_CACHE_SIZE), ge=0)
+    """As much is kept there."""
 
     def keyring(self) -> Keyring | None:
         """The keys, if any. Raises `PayloadError` if one is malformed."""
         return load_keyring(self.key.get_secret_value()) if self.key is not None else None
+
+    def payloads(self, store: str | None = None, *, durable: bool = True) -> PayloadOptions:
+        """Where large payloads go: to this store, or else to that of the settings."""
+        return PayloadOptions(
+            store=store if store is not None else self.payload_store,
+            threshold=self.payload_threshold,
+            most=self.payload_max,
+            cache=None if self.payload_cache is None else str(self.payload_cache),
+            cache_size=self.payload_cache_size,
+            durable=durable,
+        )
 
 
 @cache

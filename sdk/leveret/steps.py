@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from leveret import payload
 from leveret.context import stepping
 from leveret.errors import LeveretError, PayloadError, RunCancelled
-from leveret.failures import decode_failure, describe, encode_failure
-from leveret.keys import Keyring
+from leveret.failures import decode_failure_soon, describe, encode_failure_soon
 from leveret.options import checked_key
 from leveret.pending import Pending
 from leveret.places import DEFINITION, Place, name_of, placed, taken_along, workflow_run
 from leveret.replay import wait_if_stopped_otherwise
 from leveret.runs import REFUSALS
+from leveret.sealing import Sealer
 from leveret_broker import messages
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ async def _recorded(place: Place, call: Callable[[], Any]) -> Any:
         if not place.caller.fresh or place.key is not None:
             known = await _known(place)
             if known is not None and not _is_to_be_done_again(place, known):
-                return _opened(place, known)
-        return _opened(place, await _submitted(place, await _end(place, call)))
+                return await _opened(place, known)
+        return await _opened(place, await _submitted(place, await _end(place, call)))
 
 
 def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
@@ -160,20 +160,21 @@ def _one_at_a_time(place: Place) -> AbstractAsyncContextManager[Any]:
 
 async def _end(place: Place, call: Callable[[], Any]) -> messages.Recorded:
     """Call the function. Raises what isn't an `Exception`, which records nothing."""
-    keys = _keys(place)
     try:
         result = await _called(place.name, call)
-        sealed = _sealed(place, result)
+        sealed = await _sealed(place, result)
     except Exception as error:
-        sealed = encode_failure(error, keys=keys, context=_context(place, "error"))
+        sealed = await encode_failure_soon(
+            error, sealer=_sealer(place), context=_context(place, "error")
+        )
         return messages.Recorded(name=place.name, error=sealed, failure=describe(error))
     return messages.Recorded(name=place.name, result=sealed)
 
 
-def _sealed(place: Place, result: object) -> bytes:
+async def _sealed(place: Place, result: object) -> bytes:
     try:
         context = _context(place, "result")
-        return payload.seal(payload.encode(result), keys=_keys(place), context=context)
+        return await _sealer(place).seal_soon(payload.encode(result), context=context)
     except PayloadError as error:
         raise PayloadError(
             f"the result of the step {place.name} (a {type(result).__name__}) can't be recorded: "
@@ -183,9 +184,9 @@ def _sealed(place: Place, result: object) -> bytes:
 
 async def _slept(place: Place, delay: float) -> None:
     _refuse_abandoned(place)
-    record = messages.Recorded(name=place.name, result=_sealed(place, None), delay=delay)
+    record = messages.Recorded(name=place.name, result=await _sealed(place, None), delay=delay)
     try:
-        _opened(place, await _submitted(place, record))
+        await _opened(place, await _submitted(place, record))
     except asyncio.CancelledError:
         if not place.caller.abandoned:
             place.caller.note_stopped(place.run)
@@ -243,15 +244,15 @@ async def _answer(pending: Pending) -> messages.Wire | None:
     return pending.answer
 
 
-def _opened(place: Place, end: messages.Finished) -> Any:
+async def _opened(place: Place, end: messages.Finished) -> Any:
     """The recorded result; or raises the recorded exception."""
-    keys = _keys(place)
+    sealer = _sealer(place)
     if end.state == "cancelled":
         raise RunCancelled(f"the step {place.name} ({place.run}) was cancelled")
     if end.state == "succeeded" and end.result is not None:
-        return payload.unseal(end.result, keys=keys, context=_context(place, "result"))
+        return (await sealer.open_soon(end.result, context=_context(place, "result"))).value
     context = _context(place, "error")
-    raise decode_failure(end.error, end.failure, keys=keys, context=context)
+    raise await decode_failure_soon(end.error, end.failure, sealer=sealer, context=context)
 
 
 def _refused(place: Place, answer: messages.Wire | None) -> LeveretError:
@@ -272,8 +273,8 @@ def _connection(place: Place) -> "Connection":
     return connection
 
 
-def _keys(place: Place) -> Keyring | None:
-    return _connection(place).keys
+def _sealer(place: Place) -> Sealer:
+    return _connection(place).sealer
 
 
 def _context(place: Place, direction: Any) -> payload.Context:

@@ -3,13 +3,13 @@
 Everything here blocks, so callers use it on a thread (`leveret_broker.blocking`).
 """
 
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leveret.cache import Cache, Verified
 from leveret.errors import PayloadError
+from leveret.sealing import RENEW_AFTER
 from leveret.sizes import shown
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import (
@@ -20,11 +20,7 @@ from leveret_broker.errors import (
     StoreError,
 )
 from leveret_broker.objects import Bytes, Objects, open_objects
-from leveret_broker.references import DIGEST, Reference
-
-RENEW_AFTER = 600.0
-"""Seconds after which an object that is stored once more is made young again. Much less than any
-janitor's grace, within which what was stored has to be submitted."""
+from leveret_broker.references import FRONT, Reference, hasher
 
 
 class PayloadStore:
@@ -47,15 +43,19 @@ class PayloadStore:
         self._objects: Objects | None = None
         self._opening = threading.Lock()
 
-    def put(self, chunks: Sequence[Bytes]) -> Reference:
+    def put(
+        self, chunks: Sequence[Bytes], *, digest: bytes | None = None, part: int = FRONT
+    ) -> Reference:
         """Store what these chunks are together, unless it is there already.
 
-        Raises `PayloadError` if that fails, or if somebody changes the chunks meanwhile.
+        `digest` is theirs, if it is known. Raises `PayloadError` if that fails, or if somebody
+        changes the chunks meanwhile.
         """
-        digest, size = _hashed(chunks)
+        size = sum(memoryview(chunk).nbytes for chunk in chunks)
+        digest = _hashed(chunks) if digest is None else digest
         try:
             objects = self._opened()
-            reference = Reference(digest=digest, size=size, place=objects.place)
+            reference = Reference(digest=digest, size=size, part=part, place=objects.place)
             if not self._is_there(objects, reference):
                 objects.write(reference.name, _unchanged(chunks, digest))
         except StoreError as error:
@@ -100,22 +100,28 @@ class PayloadStore:
             raise StoreError(f"{path} can't be read: {error}") from error
 
 
-def _hashed(chunks: Sequence[Bytes]) -> tuple[bytes, int]:
-    digest, size = hashlib.blake2b(digest_size=DIGEST), 0
+def _hashed(chunks: Sequence[Bytes]) -> bytes:
+    digest = hasher()
     for chunk in chunks:
         digest.update(chunk)
-        size += memoryview(chunk).nbytes
-    return digest.digest(), size
+    return digest.digest()
 
 
 def _unchanged(chunks: Sequence[Bytes], digest: bytes) -> Iterator[Bytes]:
     """The chunks. Raises `ContentChanged` in the end: under this name nothing else may stand."""
-    again = hashlib.blake2b(digest_size=DIGEST)
+    if all(map(_is_immutable, chunks)):
+        yield from chunks
+        return
+    again = hasher()
     for chunk in chunks:
         yield chunk
         again.update(chunk)
     if again.digest() != digest:
         raise ContentChanged("it was changed while it was stored")
+
+
+def _is_immutable(chunk: Bytes) -> bool:
+    return type(chunk.obj if isinstance(chunk, memoryview) else chunk) is bytes
 
 
 def _not_stored(error: StoreError, size: int) -> str:

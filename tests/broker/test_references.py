@@ -6,33 +6,34 @@ from leveret_broker import references
 from leveret_broker.errors import MalformedReference
 from leveret_broker.references import Reference
 
-REFERENCE = Reference(digest=bytes(range(32)), size=800_000_000, place="s3://bucket/payloads")
+ARRAY = Reference(digest=bytes(range(32)), size=800_000_000, part=0, place="s3://bucket/payloads")
+FRONT = Reference(digest=bytes(reversed(range(32))), size=300_000, place="s3://bucket/payloads")
+HEAD = references.head([ARRAY, FRONT], 1)
 
 
-def test_a_reference_arrives_as_it_was_with_its_seal() -> None:
-    parts = references.parse(references.head(REFERENCE, 1) + b"seal")
+def test_references_arrive_as_they_were_with_seal_and_front() -> None:
+    parts = references.parse(HEAD + b"seal and front")
 
-    assert parts.reference == REFERENCE
-    assert (parts.flags, parts.seal) == (1, b"seal")
-    assert parts.head == references.head(REFERENCE, 1)
-
-
-def test_the_digest_is_read_without_any_key() -> None:
-    sealed = references.head(REFERENCE) + b"whatever the seal is"
-
-    assert references.digest_of(sealed) == REFERENCE.digest
-    assert references.digest_of(b"LV\x01\x00 a payload in the message") is None
-    assert references.digest_of(None) is None
+    assert parts.objects == (ARRAY, FRONT)
+    assert (parts.flags, bytes(parts.rest)) == (1, b"seal and front")
+    assert parts.head == HEAD
 
 
-@pytest.mark.parametrize("length", range(48))
+def test_the_names_of_all_objects_are_read_without_any_key() -> None:
+    assert references.names_in(HEAD + b"whatever the seal is") == (ARRAY.name, FRONT.name)
+    assert references.names_in(b"LV\x01\x00 a payload in the message") == ()
+    assert references.names_in(None) == ()
+
+
+@pytest.mark.parametrize("length", range(len(HEAD)))
 def test_a_reference_that_was_cut_off_is_refused(length: int) -> None:
     with pytest.raises(MalformedReference):
-        references.parse(references.head(REFERENCE)[:length])
+        references.parse(HEAD[:length])
+    assert references.names_in(HEAD[:length]) == ()
 
 
 def test_a_reference_of_another_version_is_refused() -> None:
-    newer = bytearray(references.head(REFERENCE))
+    newer = bytearray(HEAD)
     newer[2] = 9
 
     with pytest.raises(MalformedReference, match="format 9, this one reads 1"):
@@ -42,6 +43,6 @@ def test_a_reference_of_another_version_is_refused() -> None:
 def test_a_long_place_is_shortened() -> None:
     long = Reference(digest=bytes(32), size=1, place="é" * 1000)
 
-    parts = references.parse(references.head(long))
+    (reference,) = references.parse(references.head([long])).objects
 
-    assert len(parts.reference.place) == 150
+    assert len(reference.place) == 150

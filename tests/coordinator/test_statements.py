@@ -58,11 +58,7 @@ def test_listings_go_by_an_index_and_never_scan_or_sort_all_runs(
         ("runs_named", ["runs USING INDEX sqlite_autoindex_runs_1 (id=?)"]),
         (
             "unreferred",
-            [
-                "arguments USING INDEX arguments_stored (<expr>=?)",
-                "results USING INDEX results_stored (<expr>=?)",
-                "results USING INDEX errors_stored (<expr>=?)",
-            ],
+            ["stored_objects USING PRIMARY KEY (name=?)"],
         ),
         ("run_row", ["runs USING INDEX sqlite_autoindex_runs_1 (id=?)"]),
         ("lost_attempts", ["attempts USING PRIMARY KEY (seq=?)"]),

@@ -22,6 +22,7 @@ from leveret.failures import RemoteTraceback, decode_failure, describe, encode_f
 from leveret.keys import Keyring, load_keyring, new_key
 from leveret.payload import Context
 from leveret.pending import Pending
+from leveret.sealing import Sealer
 from leveret_broker.messages import Failure
 
 KEYS = load_keyring(new_key())
@@ -38,8 +39,8 @@ def raised(error: E) -> E:
 
 
 def there_and_back(error: BaseException, keys: Keyring | None = None) -> Any:
-    data = encode_failure(raised(error), keys=keys, context=CONTEXT)
-    return decode_failure(data, describe(error), keys=keys, context=CONTEXT)
+    data = encode_failure(raised(error), sealer=Sealer(keys), context=CONTEXT)
+    return decode_failure(data, describe(error), sealer=Sealer(keys), context=CONTEXT)
 
 
 class Plain(ValueError):
@@ -357,7 +358,7 @@ def test_a_description_names_every_class_that_would_catch_the_exception() -> Non
 
 def test_a_failure_in_words_alone_is_a_remote_error() -> None:
     failure = Failure(type="lib.Odd", message="words", traceback="Traceback…")
-    error: Any = decode_failure(None, failure, keys=None, context=CONTEXT)
+    error: Any = decode_failure(None, failure, sealer=Sealer(None), context=CONTEXT)
     assert type(error) is RemoteError
     assert (error.type_name, error.message, error.traceback) == ("lib.Odd", "words", "Traceback…")
 
@@ -365,25 +366,25 @@ def test_a_failure_in_words_alone_is_a_remote_error() -> None:
 @pytest.mark.parametrize("module", ["", "leveret.", "leveret.errors."])
 def test_a_failure_that_the_coordinator_found_is_leverets_own_error(module: str) -> None:
     failure = Failure(type=f"{module}WorkerLost", message="killed by signal 9")
-    error = decode_failure(None, failure, keys=None, context=CONTEXT)
+    error = decode_failure(None, failure, sealer=Sealer(None), context=CONTEXT)
     assert type(error) is errors.WorkerLost
     assert str(error) == "killed by signal 9"
 
 
 def test_a_class_of_the_users_with_the_name_of_leverets_is_not_taken_for_it() -> None:
     failure = Failure(type="mine.WorkerLost", message="")
-    assert type(decode_failure(None, failure, keys=None, context=CONTEXT)) is RemoteError
+    assert type(decode_failure(None, failure, sealer=Sealer(None), context=CONTEXT)) is RemoteError
 
 
 def test_no_information_at_all_is_a_remote_error() -> None:
-    assert type(decode_failure(None, None, keys=None, context=CONTEXT)) is RemoteError
-    assert type(decode_failure(b"junk", None, keys=None, context=CONTEXT)) is RemoteError
+    assert type(decode_failure(None, None, sealer=Sealer(None), context=CONTEXT)) is RemoteError
+    assert type(decode_failure(b"junk", None, sealer=Sealer(None), context=CONTEXT)) is RemoteError
 
 
 def test_another_key_leaves_the_words_and_says_why() -> None:
-    data = encode_failure(raised(Plain("secret")), keys=KEYS, context=CONTEXT)
+    data = encode_failure(raised(Plain("secret")), sealer=Sealer(KEYS), context=CONTEXT)
     failure = Failure(type="Plain", message="words")
-    arrived = decode_failure(data, failure, keys=load_keyring(new_key()), context=CONTEXT)
+    arrived = decode_failure(data, failure, sealer=Sealer(load_keyring(new_key())), context=CONTEXT)
     assert type(arrived) is RemoteError
     assert "this process doesn't have" in arrived.__notes__[0]
 
@@ -396,7 +397,7 @@ def forged(**tree: object) -> Any:
     words: dict[str, object] = {"type": "T", "message": "m", "args": [], "state": {}, "members": {}}
     encoded = payload.encode({**words, **tree})
     data = payload.seal(encoded, keys=None, context=CONTEXT)
-    return decode_failure(data, None, keys=KEYS, context=CONTEXT)
+    return decode_failure(data, None, sealer=Sealer(KEYS), context=CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -517,7 +518,7 @@ trees = st.fixed_dictionaries(
 def test_whatever_arrives_there_is_an_exception_to_raise(tree: object) -> None:
     data = payload.seal(payload.encode(tree), keys=None, context=CONTEXT)
     for keys in (None, KEYS):
-        error = decode_failure(data, None, keys=keys, context=CONTEXT)
+        error = decode_failure(data, None, sealer=Sealer(keys), context=CONTEXT)
         assert isinstance(error, BaseException)
         traceback.format_exception(error)
 
@@ -529,6 +530,7 @@ import os, pathlib, sys
 from leveret.failures import decode_failure, encode_failure
 from leveret.keys import Keyring
 from leveret.payload import Context
+from leveret.sealing import Sealer
 
 key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
 KEYS = Keyring(keys=(key,)) if key else None
@@ -543,11 +545,12 @@ def write():
     try:
         raise Failed(1, 2)
     except Failed as error:
-        data = encode_failure(error, keys=KEYS, context=CONTEXT)
+        data = encode_failure(error, sealer=Sealer(KEYS), context=CONTEXT)
     pathlib.Path("error").write_bytes(data)
 
 def read():
-    error = decode_failure(pathlib.Path("error").read_bytes(), None, keys=KEYS, context=CONTEXT)
+    data = pathlib.Path("error").read_bytes()
+    error = decode_failure(data, None, sealer=Sealer(KEYS), context=CONTEXT)
     print(type(error) is Failed, repr(error), getattr(error, "second", None))
 
 if __name__ == "__main__":
@@ -560,10 +563,12 @@ sys.path.insert(0, '.')
 from leveret.failures import decode_failure
 from leveret.keys import Keyring
 from leveret.payload import Context
+from leveret.sealing import Sealer
 key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
 keys = Keyring(keys=(key,)) if key else None
 context = Context(project="p", run="r", direction="error")
-error = decode_failure(pathlib.Path("error").read_bytes(), None, keys=keys, context=context)
+data = pathlib.Path("error").read_bytes()
+error = decode_failure(data, None, sealer=Sealer(keys), context=context)
 print(type(error).__name__, 'job' in sys.modules)
 """
 
@@ -603,9 +608,9 @@ def test_a_module_is_imported_for_its_exception_only_if_the_message_is_signed(
 
 
 def test_an_error_of_leverets_own_is_itself_even_if_only_its_description_can_be_read() -> None:
-    data = encode_failure(raised(errors.PayloadError("no")), keys=KEYS, context=CONTEXT)
+    data = encode_failure(raised(errors.PayloadError("no")), sealer=Sealer(KEYS), context=CONTEXT)
     other = load_keyring(new_key())
     described = describe(errors.PayloadError("no"))
-    arrived = decode_failure(data, described, keys=other, context=CONTEXT)
+    arrived = decode_failure(data, described, sealer=Sealer(other), context=CONTEXT)
     assert isinstance(arrived, errors.PayloadError)
     assert str(arrived) == "no"

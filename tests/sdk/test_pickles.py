@@ -75,15 +75,30 @@ def test_only_payload_unpickles_and_only_after_it_verified() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "Unpickling"
     }
     assert users == {"sdk/leveret/payload.py"}
-    tree = ast.parse((ROOT / "sdk/leveret/payload.py").read_text())
-    (opened,) = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == "_opened"
-    )
-    lines = {
-        call.func.id: call.lineno
-        for call in ast.walk(opened)
+    calls = {
+        (function.name, call.func.id): call.lineno
+        for module in ("payload", "signatures")
+        for function in ast.walk(ast.parse((ROOT / f"sdk/leveret/{module}.py").read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for call in ast.walk(function)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
     }
-    assert lines["_verify"] < lines["_unpickling"]
+    callers = {(called, caller) for caller, called in calls}
+    assert [caller for called, caller in callers if called == "_unpickling"] == ["_read"]
+    assert [caller for called, caller in callers if called == "Vouched"] == ["verified"]
+    assert calls["_read", "PayloadError"] < calls["_read", "_unpickling"]
+    assert calls["verified", "PayloadError"] < calls["verified", "Vouched"]
+
+
+def test_the_proof_that_a_signature_was_verified_is_made_nowhere_else() -> None:
+    makers = {
+        name
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Name) and node.func.id == "Vouched")
+            or (isinstance(node.func, ast.Attribute) and node.func.attr == "Vouched")
+        )
+    }
+    assert makers == {"sdk/leveret/signatures.py"}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from leveret.keys import Keyring
 from leveret.payload import Context, encode_arguments, seal, unseal
+from leveret.sealing import PayloadOptions
 from leveret_worker.functions import refer
 from leveret_worker.processes import Ending, Job, ProcessPool
 
@@ -21,7 +22,13 @@ RUN = "run_00000000000000000000000001"
 async def a_pool(
     size: int = 1, *, keys: Keyring | None = KEYS, grace: float = 30.0, start_timeout: float = 60.0
 ) -> AsyncGenerator[ProcessPool]:
-    pool = ProcessPool(size=size, keys=keys, grace=grace, start_timeout=start_timeout)
+    pool = ProcessPool(
+        size=size,
+        keys=keys,
+        payloads=PayloadOptions(most=1 << 30),
+        grace=grace,
+        start_timeout=start_timeout,
+    )
     await pool.start()
     try:
         yield pool

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from leveret.context import RunContext
+from leveret.sealing import PayloadOptions, Sealer
 from leveret_worker import frames
 from leveret_worker.code import Loaded
 from leveret_worker.errors import Terminated
@@ -38,7 +39,8 @@ class Child:
         self._sock = sock
         self._inbox = frames.Inbox()
         self._frames: list[bytes] = []
-        self._setup = frames.Setup(keys=None, grace=0)
+        self._setup = frames.Setup(keys=None, payloads=PayloadOptions(), grace=0)
+        self._sealer = Sealer(None)
         self._refs: list[FunctionRef] = []
         self._functions: dict[int, Callable[..., Any]] = {}
         self._loaded = Loaded()
@@ -52,6 +54,7 @@ class Child:
         if setup is None:
             return
         self._setup = frames.unpack_setup(setup)
+        self._sealer = Sealer(self._setup.keys, self._setup.payloads)
         self._sock.sendall(frames.READY)
         while order := self._receive():
             ending = self._execute(frames.unpack_order(order))
@@ -96,7 +99,6 @@ class Child:
             self._is_performing = False
 
     def _perform(self, order: frames.Order) -> Ending:
-        keys = self._setup.keys
         run = RunContext(
             run=order.run,
             attempt=order.attempt,
@@ -114,8 +116,8 @@ class Child:
         except Terminated:
             raise
         except BaseException as error:
-            return failed(error, run=run, keys=keys)
-        return perform(fn, order.arguments, run=run, keys=keys)
+            return failed(error, run=run, sealer=self._sealer)
+        return perform(fn, order.arguments, run=run, sealer=self._sealer)
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number not in self._functions:

@@ -9,12 +9,13 @@ means that the child shall end. The frames never leave the machine, nor the vers
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import msgpack
 
 from leveret.keys import Keyring
+from leveret.sealing import PayloadOptions
 from leveret_worker.code import SealedCode
 from leveret_worker.functions import FunctionRef
 from leveret_worker.perform import Ending
@@ -27,6 +28,8 @@ CHUNK = 65536
 
 _LENGTH = struct.Struct("!Q")
 
+_PAYLOADS = [field.name for field in fields(PayloadOptions)]
+
 END = READY = _LENGTH.pack(0)
 
 
@@ -35,6 +38,7 @@ class Setup:
     """What a child needs to know once. Keys go only this way: others can't see a socket."""
 
     keys: Keyring | None
+    payloads: PayloadOptions
     grace: float
     """Seconds that user code has to unwind after its parent died."""
 
@@ -62,12 +66,17 @@ class Order:
 
 def pack_setup(setup: Setup) -> bytes:
     ring = setup.keys
-    return _pack((ring and (ring.keys, ring.encrypts), setup.grace))
+    payloads = astuple(setup.payloads)
+    return _pack((ring and (ring.keys, ring.encrypts), payloads, setup.grace))
 
 
 def unpack_setup(frame: bytes) -> Setup:
-    ring, grace = msgpack.unpackb(frame)
-    return Setup(keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1]), grace=grace)
+    ring, payloads, grace = msgpack.unpackb(frame)
+    return Setup(
+        keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1]),
+        payloads=PayloadOptions(**dict(zip(_PAYLOADS, payloads, strict=True))),
+        grace=grace,
+    )
 
 
 def pack_order(order: Order) -> bytes:

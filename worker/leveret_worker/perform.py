@@ -5,15 +5,16 @@ raises is the run's failure, `SystemExit` and `KeyboardInterrupt` too; only canc
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from leveret.context import RunContext, entering
 from leveret.errors import PayloadError
-from leveret.failures import describe, encode_failure
-from leveret.keys import Keyring
-from leveret.payload import Context, encode, seal, unseal_arguments
+from leveret.failures import describe, encode_failure, encode_failure_soon
+from leveret.payload import Context, as_arguments, encode
+from leveret.sealing import Sealer
 from leveret_worker.errors import Terminated
 
 if TYPE_CHECKING:
@@ -31,22 +32,23 @@ class Ending:
     """The process that executed it died."""
 
 
-def perform(
-    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, keys: Keyring | None
-) -> Ending:
+def perform(fn: Callable[..., Any], arguments: bytes, *, run: RunContext, sealer: Sealer) -> Ending:
     """Call a function within a run. Raises nothing but `Terminated`."""
     with entering(run):
         try:
-            args, kwargs = _unsealed(arguments, run, keys)
-            return _succeeded(fn(*args, **kwargs), run, keys)
+            context = _context(run, "arguments")
+            args, kwargs = as_arguments(sealer.open(arguments, context=context).value, context)
+            result = fn(*args, **kwargs)
+            del args, kwargs  # they may be large, and so may the result
+            return _succeeded(result, run, sealer)
         except Terminated:
             raise
         except BaseException as error:
-            return failed(error, run=run, keys=keys)
+            return failed(error, run=run, sealer=sealer)
 
 
 async def perform_async(
-    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, keys: Keyring | None
+    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, sealer: Sealer
 ) -> Ending:
     """Await an async function within a run. Raises nothing but `CancelledError`.
 
@@ -55,42 +57,64 @@ async def perform_async(
     """
     with entering(run):
         try:
-            args, kwargs = _unsealed(arguments, run, keys)
-            return _succeeded(await fn(*args, **kwargs), run, keys)
+            context = _context(run, "arguments")
+            opened = await sealer.open_soon(arguments, context=context)
+            args, kwargs = as_arguments(opened.value, context)
+            del opened
+            result = await fn(*args, **kwargs)
+            del args, kwargs  # they may be large, and so may the result
+            return await _succeeded_soon(result, run, sealer)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return failed(error, run=run, keys=keys)
+            return await failed_soon(error, run=run, sealer=sealer)
         except BaseException as error:
-            return failed(error, run=run, keys=keys)
+            return await failed_soon(error, run=run, sealer=sealer)
 
 
-def failed(error: BaseException, *, run: RunContext, keys: Keyring | None) -> Ending:
+def failed(error: BaseException, *, run: RunContext, sealer: Sealer) -> Ending:
     """The ending that an exception makes. Its traceback begins in the user's code."""
     context = _context(run, "error")
-    if run.is_shipped and isinstance(error, ModuleNotFoundError):
-        error = _missing(error)
-    return Ending(error=encode_failure(error, keys=keys, context=context), failure=describe(error))
+    error = _shown(error, run)
+    sealed = encode_failure(error, sealer=sealer, context=context)
+    return Ending(error=sealed, failure=describe(error))
 
 
-def _unsealed(
-    arguments: bytes, run: RunContext, keys: Keyring | None
-) -> tuple[list[Any], dict[str, Any]]:
-    return unseal_arguments(arguments, keys=keys, context=_context(run, "arguments"))
+async def failed_soon(error: BaseException, *, run: RunContext, sealer: Sealer) -> Ending:
+    """`failed`, without blocking."""
+    context = _context(run, "error")
+    error = _shown(error, run)
+    sealed = await encode_failure_soon(error, sealer=sealer, context=context)
+    return Ending(error=sealed, failure=describe(error))
 
 
-def _succeeded(result: object, run: RunContext, keys: Keyring | None) -> Ending:
+def _succeeded(result: object, run: RunContext, sealer: Sealer) -> Ending:
+    with _told(result, run):
+        return Ending(result=sealer.seal(encode(result), context=_context(run, "result")))
+
+
+async def _succeeded_soon(result: object, run: RunContext, sealer: Sealer) -> Ending:
+    with _told(result, run):
+        context = _context(run, "result")
+        return Ending(result=await sealer.seal_soon(encode(result), context=context))
+
+
+@contextmanager
+def _told(result: object, run: RunContext) -> Generator[None]:
+    """Say of whatever keeps a result from being sent that it does."""
     try:
-        return Ending(result=seal(encode(result), keys=keys, context=_context(run, "result")))
+        yield
     except Exception as error:  # a class of the user's may raise anything when it is pickled
         raise PayloadError(
             f"the result of {run.definition} (a {type(result).__name__}) can't be sent: {error}"
         ) from error
 
 
-def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """What a shipped function imports when it is called, and this host doesn't have."""
+def _shown(error: BaseException, run: RunContext) -> BaseException:
+    """The error as it is told: what a shipped function imports may be missing on this host."""
+    if not (run.is_shipped and isinstance(error, ModuleNotFoundError)):
+        return error
     from leveret import bundles  # late: most children never need it
 
     return bundles.missing(error)

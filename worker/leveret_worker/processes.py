@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from leveret.keys import Keyring
+from leveret.sealing import PayloadOptions
 from leveret_broker.lifecycle import LoopMailbox
 from leveret_worker.children import Child, Exit
 from leveret_worker.errors import ChildDied, ChildNotStarted, PoolStopped
@@ -82,14 +83,20 @@ class ProcessPool:
     """Runs jobs in at most `size` child processes. Belongs to the loop in which it was started."""
 
     def __init__(
-        self, *, size: int, keys: Keyring | None, grace: float = 10.0, start_timeout: float = 60.0
+        self,
+        *,
+        size: int,
+        keys: Keyring | None,
+        payloads: PayloadOptions | None = None,
+        grace: float = 10.0,
+        start_timeout: float = 60.0,
     ) -> None:
         """`grace`: seconds between asking a child to end and killing it.
 
         `start_timeout`: seconds after which a child that has not come up is killed.
         """
         self._size = size
-        self._setup = Setup(keys=keys, grace=grace)
+        self._setup = Setup(keys=keys, payloads=payloads or PayloadOptions(), grace=grace)
         self._start_timeout = start_timeout
         self._mailbox: LoopMailbox | None = None
         self._workers: set[_Worker] = set()

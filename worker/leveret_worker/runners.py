@@ -10,6 +10,7 @@ from leveret.context import RunContext
 from leveret.errors import WorkerLost
 from leveret.failures import describe
 from leveret.keys import Keyring
+from leveret.sealing import Sealer
 from leveret_broker import logs
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_broker.messages import CodeRef
@@ -18,7 +19,7 @@ from leveret_worker.errors import ChildDied, PoolStopped
 from leveret_worker.execution import Execution
 from leveret_worker.executor import Runner
 from leveret_worker.functions import FunctionRef, refer
-from leveret_worker.perform import Ending, failed, perform, perform_async
+from leveret_worker.perform import Ending, failed, failed_soon, perform, perform_async
 from leveret_worker.processes import Job, ProcessPool
 
 log = logs.get_logger("leveret.worker")
@@ -49,10 +50,10 @@ def is_fresh(execution: Execution) -> bool:
 class FetchingRunner:
     """Another runner, for which shipped code is fetched before it begins."""
 
-    def __init__(self, inner: Runner, shelf: Shelf, keys: Keyring | None) -> None:
+    def __init__(self, inner: Runner, shelf: Shelf, sealer: Sealer) -> None:
         self._inner = inner
         self._shelf = shelf
-        self._keys = keys
+        self._sealer = sealer
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
@@ -67,7 +68,7 @@ class FetchingRunner:
             if task.cancelled() or execution.state == "stopping":
                 ended(None)
             elif (error := task.exception()) is not None:
-                ended(failed(error, run=_context(execution), keys=self._keys))
+                ended(failed(error, run=_context(execution), sealer=self._sealer))
             else:
                 execution.code = _sealed(execution, ref, task.result())
                 self._inner.begin(execution, ended)
@@ -92,16 +93,10 @@ class AsyncRunner:
     """Async tasks and workflows, on one event loop apart from the connection's."""
 
     def __init__(
-        self,
-        thread: IoThread,
-        home: LoopMailbox,
-        keys: Keyring | None,
-        connection: Connection,
-        loaded: Loaded,
+        self, thread: IoThread, home: LoopMailbox, connection: Connection, loaded: Loaded
     ) -> None:
         self._thread = thread
         self._home = home
-        self._keys = keys
         self._connection = connection
         self._loaded = loaded
 
@@ -109,19 +104,19 @@ class AsyncRunner:
         """See `executor.Runner`."""
         is_workflow = execution.definition.kind == "workflow"
         context = _context(execution, self._connection if is_workflow else None)
-        arguments = execution.invocation.arguments
+        arguments, sealer = execution.invocation.arguments, self._connection.sealer
         begun: list[asyncio.Task[Ending]] = []
 
         async def run() -> Ending:
             try:
                 fn = await self._function(execution)
             except Exception as error:
-                return failed(error, run=context, keys=self._keys)
+                return await failed_soon(error, run=context, sealer=sealer)
             try:
-                return await perform_async(fn, arguments, run=context, keys=self._keys)
+                return await perform_async(fn, arguments, run=context, sealer=sealer)
             except asyncio.CancelledError as error:
                 # A failure only if its own code cancelled it: see `outcome_of`.
-                return failed(error, run=context, keys=self._keys)
+                return failed(error, run=context, sealer=sealer)
 
         def done(task: asyncio.Task[Ending]) -> None:
             ending = None if task.cancelled() else task.result()
@@ -143,9 +138,9 @@ class AsyncRunner:
 
     async def _function(self, execution: Execution) -> Callable[..., Any]:
         if execution.code is None:
-            return _function(execution, self._loaded, self._keys)
+            return _function(execution, self._loaded, self._connection.keys)
         # What it imports may take long to load, and is no reason for others to wait.
-        return await asyncio.to_thread(_function, execution, self._loaded, self._keys)
+        return await asyncio.to_thread(_function, execution, self._loaded, self._connection.keys)
 
 
 class ThreadRunner:
@@ -155,9 +150,9 @@ class ThreadRunner:
     for it.
     """
 
-    def __init__(self, home: LoopMailbox, keys: Keyring | None, loaded: Loaded) -> None:
+    def __init__(self, home: LoopMailbox, sealer: Sealer, loaded: Loaded) -> None:
         self._home = home
-        self._keys = keys
+        self._sealer = sealer
         self._loaded = loaded
 
     def begin(self, execution: Execution, ended: Ended) -> None:
@@ -167,11 +162,11 @@ class ThreadRunner:
 
         def run() -> None:
             try:
-                fn = _function(execution, self._loaded, self._keys)
+                fn = _function(execution, self._loaded, self._sealer.keys)
             except Exception as error:
-                ending = failed(error, run=context, keys=self._keys)
+                ending = failed(error, run=context, sealer=self._sealer)
             else:
-                ending = perform(fn, arguments, run=context, keys=self._keys)
+                ending = perform(fn, arguments, run=context, sealer=self._sealer)
             self._home.post(lambda: ended(ending))
 
         try:
@@ -184,9 +179,9 @@ class ThreadRunner:
 class ProcessRunner:
     """Sync tasks in child processes: true parallelism, and a crash costs one run."""
 
-    def __init__(self, pool: ProcessPool, keys: Keyring | None) -> None:
+    def __init__(self, pool: ProcessPool, sealer: Sealer) -> None:
         self._pool = pool
-        self._keys = keys
+        self._sealer = sealer
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
@@ -214,7 +209,7 @@ class ProcessRunner:
         except PoolStopped:
             return None
         except Exception as error:
-            return failed(error, run=_context(execution), keys=self._keys)
+            return await failed_soon(error, run=_context(execution), sealer=self._sealer)
 
 
 def _function(execution: Execution, loaded: Loaded, keys: Keyring | None) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from leveret.connection import Connection
 from leveret.definitions import Definition, Task
 from leveret.errors import SettingError
 from leveret.keys import Keyring
+from leveret.sealing import PayloadOptions
 from leveret.session import Session
 from leveret_broker import codec, identifiers, logs, messages, topology
 from leveret_broker.clock import Clock, SystemClock
@@ -74,6 +75,7 @@ class WorkerService:
         *,
         project: str,
         keys: Keyring | None,
+        payloads: PayloadOptions | None = None,
         slots: int | None = None,
         processes: int | None = None,
         where: str = "this process",
@@ -98,6 +100,7 @@ class WorkerService:
         self._definitions = definitions
         self._project = project
         self._keys = keys
+        self._payloads = payloads
         self._slots = slots or DEFAULT_SLOTS
         self._processes = processes or processors()
         self._clock = clock or SystemClock()
@@ -106,7 +109,9 @@ class WorkerService:
         self._user_thread = user_thread or IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
-        self._pool = ProcessPool(size=self._processes, keys=keys, grace=stop_grace)
+        self._pool = ProcessPool(
+            size=self._processes, keys=keys, payloads=payloads, grace=stop_grace
+        )
         self._alarms = Alarms(self._clock)
         self._membership = Membership(self._ask_to_join, self._clock)
         self._suspension = Suspension(self._clock, self._on_resumed)
@@ -224,15 +229,19 @@ class WorkerService:
     def _assembled(self) -> Executor:
         home = LoopMailbox(asyncio.get_running_loop())
         connection = Connection(
-            self._session, project=self._project, keys=self._keys, serve=self._serve_more
+            self._session,
+            project=self._project,
+            keys=self._keys,
+            payloads=self._payloads,
+            serve=self._serve_more,
         )
-        keys, shelf, loaded = self._keys, self._shelf, Loaded()
-        loop = AsyncRunner(self._user_thread, home, keys, connection, loaded)
+        sealer, shelf, loaded = connection.sealer, self._shelf, Loaded()
+        loop = AsyncRunner(self._user_thread, home, connection, loaded)
         return Executor(
             runners=Runners(
-                loop=FetchingRunner(loop, shelf, keys),
-                thread=FetchingRunner(ThreadRunner(home, keys, loaded), shelf, keys),
-                process=FetchingRunner(ProcessRunner(self._pool, keys), shelf, keys),
+                loop=FetchingRunner(loop, shelf, sealer),
+                thread=FetchingRunner(ThreadRunner(home, sealer, loaded), shelf, sealer),
+                process=FetchingRunner(ProcessRunner(self._pool, sealer), shelf, sealer),
             ),
             rooms=Rooms(slots=self._slots, processes=self._processes),
             claims=self._claims,

@@ -99,6 +99,16 @@ def need_url(url: str | None) -> str:
     return url
 
 
+def payload_store(command: F) -> F:
+    """`--payload-store`, where large payloads go."""
+    return click.option(
+        "--payload-store",
+        envvar="LEVERET_PAYLOAD_STORE",
+        metavar="URL",
+        help="The store for large payloads: a folder, s3://…, gs://…  [LEVERET_PAYLOAD_STORE]",
+    )(command)
+
+
 def client(url: str | None, project: str | None) -> Client:
     """A client of the cluster that the options name."""
     return connect(need_url(url), project=project)

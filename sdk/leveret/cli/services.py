@@ -19,6 +19,7 @@ from leveret.client import checked_project
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, StateError
+from leveret.sealing import RENEW_AFTER
 from leveret.settings import security, settings
 from leveret_broker import logs, topology
 from leveret_broker.errors import TransportUnreachable
@@ -58,9 +59,21 @@ COORDINATOR = CoordinatorSettings()
     COORDINATOR.worker_gone_after,
     "A worker that the broker has not seen for longer has lost its runs.",
 )
+@options.payload_store
+@options.seconds(
+    "--payload-grace",
+    COORDINATOR.payload_grace,
+    "A stored payload that no run refers to is removed when it is older.",
+    least=3 * RENEW_AFTER,
+)
 @options.url
 def coordinator(
-    catalog: Path, worker_silent_after: float, worker_gone_after: float, url: str | None
+    catalog: Path,
+    worker_silent_after: float,
+    worker_gone_after: float,
+    payload_store: str | None,
+    payload_grace: float,
+    url: str | None,
 ) -> None:
     """Run the coordinator: it keeps the catalog and hands out the work.
 
@@ -69,7 +82,10 @@ def coordinator(
     logs.configure()
     transport = _transport(options.need_url(url), "leveret-coordinator")
     given = CoordinatorSettings(
-        worker_silent_after=worker_silent_after, worker_gone_after=worker_gone_after
+        worker_silent_after=worker_silent_after,
+        worker_gone_after=worker_gone_after,
+        payload_store=payload_store,
+        payload_grace=payload_grace,
     )
     _serve(transport, CoordinatorService(transport, catalog, settings=given))
 
@@ -85,6 +101,7 @@ def coordinator(
 @options.url
 @options.project
 @options.slots
+@options.payload_store
 @options.seconds(
     "--lease-after",
     DEFAULT_LEASE_AFTER,
@@ -109,6 +126,7 @@ def worker(
     project: str | None,
     slots: int | None,
     processes: int | None,
+    payload_store: str | None,
     lease_after: float,
     stop_grace: float,
     drain: float,
@@ -134,6 +152,7 @@ def worker(
         definitions,
         project=checked_project(project) or DEFAULT_PROJECT,
         keys=options.keyring(),
+        payloads=settings().payloads(payload_store),
         slots=slots,
         processes=processes,
         where=redact(given),
