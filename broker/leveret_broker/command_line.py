@@ -6,39 +6,45 @@ from collections.abc import Mapping, Sequence
 
 from leveret_broker.urls import redact
 
-_OPTION, _VARIABLE = "--url", "LEVERET_URL"
+_VARIABLES = {"--url": "LEVERET_URL", "--management": "LEVERET_MANAGEMENT"}
+"""Options whose URL may hold a password, and the variables that say the same."""
 
 
-def hide_password() -> None:
-    """If `--url` of this process holds a password, start it again with the URL in its environment.
+def hide_passwords() -> None:
+    """If URLs in this process's arguments hold passwords, start it again with them in its
+    environment.
 
     The process keeps its number; what others could read until then is told. Elsewhere than on
     POSIX it is only told.
     """
-    command, url = split(sys.orig_argv)
-    if url is None:
+    command, found = split(sys.orig_argv)
+    if not found:
         return
-    sys.stderr.write(
-        f"leveret: the password in {_OPTION} could be read in the list of processes: set "
-        f"{_VARIABLE} instead\n"
-    )
+    for option in found:
+        sys.stderr.write(
+            f"leveret: the password in {option} could be read in the list of processes: set "
+            f"{_VARIABLES[option]} instead\n"
+        )
     sys.stderr.flush()
     if os.name == "posix":
-        environment: Mapping[str, str] = {**os.environ, _VARIABLE: url}
+        hidden = {_VARIABLES[option]: url for option, url in found.items()}
+        environment: Mapping[str, str] = {**os.environ, **hidden}
         os.execve(sys.executable, command, environment)  # noqa: S606  # the same command
 
 
-def split(command: Sequence[str]) -> tuple[list[str], str | None]:
-    """The command without its URL, and the URL; `None` if none holds a password."""
+def split(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command without the URLs that hold passwords, and those by their options."""
     rest: list[str] = []
-    found: str | None = None
+    found: dict[str, str] = {}
     arguments = iter(command)
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        if option != _OPTION:
-            rest.append(argument)
-            continue
-        found = value if equals else next(arguments, None)
-    if found is None or redact(found) == found:
-        return list(command), None
-    return rest, found
+        given = [argument]
+        if option in _VARIABLES and not equals:
+            value = next(arguments, "")
+            given.append(value)
+        if option in _VARIABLES and redact(value) != value:
+            found[option] = value
+        else:
+            rest += given
+    return (rest, found) if found else (list(command), {})

@@ -58,6 +58,10 @@ class Refused(TransportError):
     """
 
 
+class Forbidden(TransportError):
+    """The broker's user may not do this: a permission is missing."""
+
+
 class QueueMismatch(TransportError):
     """A queue of this name exists with other properties, and the broker keeps it as it is."""
 

@@ -31,6 +31,7 @@ PREFIXES = {
 LONGEST = {"project": 63, "name": 127, "version": 60}
 """Bytes a part may have; with two colons they stay under RabbitMQ's 255."""
 
+_RESERVED = ("replies", "control")
 _PART = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
 _DATABASE_ID = re.compile(r"(task|wf|step|run|session|worker)_[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -99,6 +100,8 @@ def check(what: Literal["project", "name", "version"], text: str) -> str:
         raise InvalidName(f"{text!r} can't be a {what}: it has the form of a database id")
     if what == "project" and text.startswith(("amq.", "leveret.")):
         raise InvalidName(f"{text!r} can't be a project: this beginning is the broker's own")
+    if what == "project" and text in _RESERVED:
+        raise InvalidName(f"{text!r} can't be a project: queues of all projects begin like that")
     if what == "name" and text.startswith("leveret."):
         raise InvalidName(f"{text!r} can't be a name: this beginning is leveret's own")
     return text

@@ -6,7 +6,7 @@ connect to one `MemoryBroker`, all in one event loop. Nothing survives the proce
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,6 +23,7 @@ from leveret_broker.memory_queues import Stored, StoredQueue, Subscription
 from leveret_broker.transport import (
     Consumer,
     Delivery,
+    Exchange,
     Outgoing,
     Queue,
     QueueStatus,
@@ -80,6 +81,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self._queues: dict[str, StoredQueue] = {}
         self._bindings: dict[str, dict[str, None]] = {}
+        """The queues that are bound to each exchange."""
         self._connections: dict[MemoryTransport, None] = {}
         self._is_running = True
         self.takes_messages = asyncio.Event()
@@ -140,16 +142,26 @@ class MemoryBroker:
                 on_reject=self._dead_letter,
                 on_expiry=self.delete,
             )
-        elif replace(stored.declaration, fanout=queue.fanout) != queue:
+        elif replace(stored.declaration, fanouts=queue.fanouts) != queue:
             raise QueueMismatch(f"the queue {queue.name!r} exists with other properties")
         elif stored.owner not in (None, connection):
             raise QueueMismatch(f"the queue {queue.name!r} belongs to another connection")
-        if queue.fanout is not None:
-            self._bindings.setdefault(queue.fanout, {})[queue.name] = None
+        for fanout in queue.fanouts:
+            self._bindings.setdefault(fanout, {})[queue.name] = None
         stored.restart_expiry()
         if is_new:
             for other in self._connections:
                 other.resubscribe_soon()
+
+    def declare_exchange(self, exchange: Exchange) -> None:
+        """Raises `Unroutable` if a queue that it is to be bound to is missing."""
+        bound = self._bindings.setdefault(exchange.name, {})
+        for name in exchange.queues:
+            self.find(name)
+            bound[name] = None
+
+    def has_exchange(self, name: str) -> bool:
+        return name in self._bindings
 
     def delete(self, name: str) -> None:
         queue = self._queues.pop(name, None)
@@ -182,15 +194,21 @@ class MemoryBroker:
         """Put the message into its queues, or say why it can't be."""
         if message.fanout is not None:
             names = list(self._bindings.get(message.fanout, ()))
-        elif message.queue in self._queues:
+        elif message.queue is not None and message.queue in self._reached_through(message.exchange):
             names = [message.queue]
         else:
             return Unroutable(message.queue or "")
         for name in names:
             self._queues[name].put(
-                bytes(message.body), message.correlation_id, dict(message.headers)
+                bytes(message.body),
+                message.correlation_id,
+                dict(message.headers),
+                message.fanout or message.exchange or "",
             )
         return None
+
+    def _reached_through(self, exchange: str | None) -> Container[str]:
+        return self._queues if exchange is None else self._bindings.get(exchange, {})
 
     def _dead_letter(self, queue: Queue, message: Stored) -> None:
         if queue.dead_letter in self._queues:
@@ -208,7 +226,7 @@ class MemoryTransport:
         self._connected = asyncio.Event()
         self._opened = False
         self._closed = False
-        self._declared: dict[str, Queue] = {}
+        self._declared: dict[str, Queue | Exchange] = {}
         self._consumers: list[MemoryConsumer] = []
         self._callbacks: list[Callable[[], None]] = []
         self._on_loss: list[Callable[[], None]] = []
@@ -233,11 +251,15 @@ class MemoryTransport:
         self._connected.set()  # whoever waits learns that it is closed
         self._broker.disconnect(self)
 
-    async def declare(self, *queues: Queue) -> None:
+    async def declare(self, *declared: Queue | Exchange) -> None:
         await self._wait_connected()
-        for queue in queues:
-            self._broker.declare(queue, self)
-            self._declared[queue.name] = queue
+        for one in declared:
+            self._declare(one)
+            self._declared[one.name] = one
+
+    async def has_exchange(self, name: str) -> bool:
+        await self._wait_connected()
+        return self._broker.has_exchange(name)
 
     async def delete(self, queue: str) -> None:
         await self._wait_connected()
@@ -302,9 +324,9 @@ class MemoryTransport:
     def _come_back(self) -> None:
         if self._closed or self._connected.is_set():
             return
-        for queue in self._declared.values():
+        for declared in self._declared.values():
             with suppress(TransportError):
-                self._broker.declare(queue, self)
+                self._declare(declared)
         self._connected.set()
         self._consume_again()
         call_each(self._callbacks)
@@ -322,11 +344,24 @@ class MemoryTransport:
             if not consumer.is_lost:
                 continue
             with suppress(TransportError):  # tried again when a queue is declared
-                if consumer.queue in self._declared:
-                    self._broker.declare(self._declared[consumer.queue], self)
+                self._declare_again(consumer.queue)
                 consumer.subscribe(self._broker, self.resubscribe_soon)
                 came_back = True
         return came_back
+
+    def _declare(self, declared: Queue | Exchange) -> None:
+        if isinstance(declared, Exchange):
+            self._broker.declare_exchange(declared)
+        else:
+            self._broker.declare(declared, self)
+
+    def _declare_again(self, queue: str) -> None:
+        """A queue that may have been deleted, and with it what it was bound to."""
+        if queue in self._declared:
+            self._declare(self._declared[queue])
+        for declared in self._declared.values():
+            if isinstance(declared, Exchange) and queue in declared.queues:
+                self._declare(declared)
 
     def _give_back(self) -> None:
         for consumer in self._consumers:

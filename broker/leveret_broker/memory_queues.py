@@ -16,6 +16,7 @@ class Stored:
 
     position: int
     body: bytes = field(compare=False)
+    exchange: str = field(compare=False)
     correlation_id: str | None = field(compare=False)
     headers: Mapping[str, str] = field(compare=False)
     redelivered: bool = field(default=False, compare=False)
@@ -46,11 +47,18 @@ class StoredQueue:
         self._expiry: asyncio.TimerHandle | None = None
         self._positions = count()
 
-    def put(self, body: bytes, correlation_id: str | None, headers: Mapping[str, str]) -> None:
+    def put(
+        self,
+        body: bytes,
+        correlation_id: str | None,
+        headers: Mapping[str, str],
+        exchange: str = "",
+    ) -> None:
         self.put_back(
             Stored(
                 position=next(self._positions),
                 body=body,
+                exchange=exchange,
                 correlation_id=correlation_id,
                 headers=headers,
             )
@@ -178,6 +186,10 @@ class MemoryDelivery:
     @property
     def queue(self) -> str:
         return self._subscription.queue.declaration.name
+
+    @property
+    def exchange(self) -> str:
+        return self._message.exchange
 
     @property
     def correlation_id(self) -> str | None:

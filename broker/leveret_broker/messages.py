@@ -192,6 +192,8 @@ class Submission(Wire):
     inputs: tuple[str, ...] = ()
     """Runs of the same project whose results belong into the arguments, which say where: it is
     executed once all of them have succeeded. They are submitted before it."""
+    confined: bool = False
+    """Nothing outside of `project` may be named."""
     is_input: bool = False
     """Asked for as an input: its caller wants to hear that it is accepted, and not how it ends."""
 
@@ -359,6 +361,8 @@ class Resolve(Wire):
     request: str
     identifier: str
     project: str | None
+    confined: bool = False
+    """Nothing outside of `project` may be named."""
 
 
 class Submit(Wire):
@@ -375,6 +379,8 @@ class Attach(Wire):
     type: Literal["attach"] = "attach"
     session: str
     runs: tuple[str, ...]
+    project: str | None = None
+    """The project that the runs have to belong to, if any."""
 
 
 class Caller(Wire):
@@ -454,6 +460,8 @@ class ListRuns(Wire):
     """Seconds since the Unix epoch."""
     limit: int = Field(default=50, ge=1, le=1000)
     roots_only: bool = False
+    confined: bool = False
+    """Nothing outside of `project` may be named."""
 
 
 class ShowRun(Wire):
@@ -463,6 +471,8 @@ class ShowRun(Wire):
     session: str
     request: str
     run: str
+    project: str | None = None
+    """The project that the run has to belong to, if any."""
 
 
 class ListWorkers(Wire):
@@ -479,7 +489,7 @@ class Heartbeat(Wire):
 
     type: Literal["heartbeat"] = "heartbeat"
     worker: str
-    """An id that is new at every start of a worker."""
+    """An id that is new at every start of a worker: its project, a colon, and what is its own."""
     project: str
     host: str
     pid: int
@@ -813,6 +823,8 @@ class Outcomes(Wire):
     outcomes: tuple[Outcome, ...] = ()
     started: tuple[Started, ...] = ()
     claims: tuple[Claim, ...] = ()
+    project: str | None = None
+    """The project that the runs have to belong to, if any."""
     join: Heartbeat | None = None
     """Set at the start and after a lost connection. Answered by a `Control` with a generation."""
 

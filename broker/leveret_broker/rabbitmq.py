@@ -39,6 +39,7 @@ from leveret_broker.rabbitmq_session import Backoff, Session, pause
 from leveret_broker.transport import (
     Consumer,
     Delivery,
+    Exchange,
     Outgoing,
     Queue,
     QueueStatus,
@@ -83,9 +84,9 @@ class RabbitTransport:
         self._trouble = asyncio.Event()
         self._closed = False
         self._something_came_back = False  # and the callbacks have yet to hear of it
-        self._undeclared: set[str] = set()  # names of declared queues that may be missing
+        self._undeclared: set[str] = set()  # names of what was declared and may be missing
         self._keeper: asyncio.Task[None] | None = None
-        self._declared: dict[str, Queue] = {}
+        self._declared: dict[str, Queue | Exchange] = {}
         self._consumers: list[RabbitConsumer] = []
         self._callbacks: list[Callable[[], None]] = []
         self._loss_callbacks: list[Callable[[], None]] = []
@@ -146,13 +147,16 @@ class RabbitTransport:
             await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         await self._session.close()
 
-    async def declare(self, *queues: Queue) -> None:
-        for queue in queues:
-            await self._exchange(partial(_declare, queue))
-            self._declared[queue.name] = queue
-            self._undeclared.discard(queue.name)
+    async def declare(self, *declared: Queue | Exchange) -> None:
+        for one in declared:
+            await self._exchange(partial(_declare, one))
+            self._declared[one.name] = one
+            self._undeclared.discard(one.name)
         if any(not consumer.is_consuming for consumer in self._consumers):
             self._trouble.set()
+
+    async def has_exchange(self, name: str) -> bool:
+        return await self._exchange(lambda session: session.topology.has_exchange(name))
 
     async def delete(self, queue: str) -> None:
         self._declared.pop(queue, None)
@@ -335,7 +339,11 @@ class RabbitTransport:
         Raises `ConnectionLost`.
         """
         lost = [one for one in self._consumers if not (one.is_consuming or one.is_cancelled)]
-        self._undeclared.update(consumer.queue for consumer in lost)
+        missing = {consumer.queue for consumer in lost}
+        self._undeclared.update(missing)
+        for declared in self._declared.values():
+            if isinstance(declared, Exchange) and missing.intersection(declared.queues):
+                self._undeclared.add(declared.name)  # bindings go with their queue
         problems = await self._declare_again(session)
         self._usable.set()
         outcomes = await asyncio.gather(
@@ -356,10 +364,10 @@ class RabbitTransport:
         """Declare what may be missing; what is refused stays to be tried again."""
         self._undeclared &= self._declared.keys()
         problems: list[TransportError] = []
-        for queue in [self._declared[name] for name in self._declared if name in self._undeclared]:
+        for one in [self._declared[name] for name in self._declared if name in self._undeclared]:
             try:
-                await session.topology.declare(queue)
-                self._undeclared.discard(queue.name)
+                await session.topology.declare(one)
+                self._undeclared.discard(one.name)
             except TransportError as error:
                 problems.append(error)
         return problems
@@ -391,5 +399,5 @@ class RabbitTransport:
         call_each(self._loss_callbacks)
 
 
-async def _declare(queue: Queue, session: Session) -> None:
-    await session.topology.declare(queue)
+async def _declare(declared: Queue | Exchange, session: Session) -> None:
+    await session.topology.declare(declared)

@@ -17,7 +17,7 @@ import aiormq
 from aiormq import exceptions
 
 from leveret_broker import tls
-from leveret_broker.errors import TransportError, TransportUnreachable
+from leveret_broker.errors import Forbidden, TransportError, TransportUnreachable
 from leveret_broker.urls import BrokerUrl
 
 T = TypeVar("T")
@@ -122,7 +122,9 @@ def is_loss(error: BaseException) -> bool:
 
 def refused(what: str, error: exceptions.AMQPError) -> TransportError:
     """The broker's refusal as our own error."""
-    return TransportError(f"the broker refused {what}: {reason_of(error)}")
+    is_forbidden = isinstance(error, exceptions.ChannelAccessRefused)
+    kind = Forbidden if is_forbidden else TransportError
+    return kind(f"the broker refused {what}: {reason_of(error)}")
 
 
 def reason_of(error: exceptions.AMQPError) -> str:

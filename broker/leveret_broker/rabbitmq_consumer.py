@@ -62,6 +62,10 @@ class RabbitDelivery:
         return self._queue
 
     @property
+    def exchange(self) -> str:
+        return self._message.exchange or ""
+
+    @property
     def correlation_id(self) -> str | None:
         return self._message.header.properties.correlation_id
 

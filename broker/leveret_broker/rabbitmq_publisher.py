@@ -189,7 +189,7 @@ class Publisher:
         # Nobody has to listen to a fan-out exchange, but a queue that is named must be there.
         await channel.basic_publish(
             message.body,
-            exchange=message.fanout or "",
+            exchange=message.fanout or message.exchange or "",
             routing_key=message.queue or "",
             mandatory=message.fanout is None,
             wait=False,

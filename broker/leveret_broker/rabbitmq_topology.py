@@ -4,15 +4,18 @@ The broker answers a refusal by closing the channel, so each exchange makes sure
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import aiormq
 from aiormq import exceptions
 
-from leveret_broker.errors import QueueMismatch
+from leveret_broker.errors import QueueMismatch, Unroutable
 from leveret_broker.rabbitmq_connection import call, open_channel, refused
-from leveret_broker.transport import Queue, QueueStatus
+from leveret_broker.transport import Exchange, Queue, QueueStatus
 
 Arguments = dict[str, str | int]
+Ask = Callable[[aiormq.Channel], Coroutine[Any, Any, object]]
 
 DELIVERY_LIMIT = 1_000_000
 """Deliveries after which the broker may give up a message of a quorum queue: never, in practice.
@@ -31,34 +34,83 @@ class Topology:
         self._open: aiormq.Channel | None = None
         self._lock = asyncio.Lock()
 
-    async def declare(self, queue: Queue) -> None:
-        """Raises `QueueMismatch`, or `TransportError` if the broker forbids it."""
+    async def declare(self, declared: Queue | Exchange) -> None:
+        """Raises `QueueMismatch`, `Forbidden`, `Unroutable` for a queue to be bound that is not
+        there, or another `TransportError`."""
         async with self._lock:
-            channel = await self._channel()
+            if isinstance(declared, Exchange):
+                await self._declare_exchange(declared)
+            else:
+                await self._declare_queue(declared)
+
+    async def has_exchange(self, name: str) -> bool:
+        async with self._lock:
             try:
-                await call(
-                    channel.queue_declare(
-                        queue.name,
-                        durable=not queue.exclusive,
-                        exclusive=queue.exclusive,
-                        arguments=dict(queue_arguments(queue, replicated=self._replicated)),
-                    )
-                )
-                if queue.fanout is not None:
-                    await call(
-                        channel.exchange_declare(queue.fanout, exchange_type="fanout", durable=True)
-                    )
-                    await call(channel.queue_bind(queue.name, queue.fanout))
-            except (
-                exceptions.ChannelPreconditionFailed,
-                exceptions.ChannelLockedResource,
-            ) as error:
-                raise QueueMismatch(
-                    f"the queue {queue.name!r} exists with other properties, "
-                    f"or belongs to another connection: {error.args[0]}"
-                ) from error
+                await self._ask(lambda channel: channel.exchange_declare(name, passive=True))
+            except exceptions.ChannelNotFoundEntity:
+                return False
             except exceptions.ChannelClosed as error:
-                raise refused(f"to declare the queue {queue.name!r}", error) from error
+                raise refused(f"to look for the exchange {name!r}", error) from error
+            return True
+
+    async def _declare_queue(self, queue: Queue) -> None:
+        try:
+            await self._make(
+                lambda channel: channel.queue_declare(
+                    queue.name,
+                    durable=not queue.exclusive,
+                    exclusive=queue.exclusive,
+                    arguments=dict(queue_arguments(queue, replicated=self._replicated)),
+                ),
+                or_find=lambda channel: channel.queue_declare(queue.name, passive=True),
+            )
+            for fanout in queue.fanouts:
+                await self._make_exchange(fanout, "fanout")
+                await self._bind(queue.name, fanout)
+        except (exceptions.ChannelPreconditionFailed, exceptions.ChannelLockedResource) as error:
+            raise QueueMismatch(
+                f"the queue {queue.name!r} exists with other properties, "
+                f"or belongs to another connection: {error.args[0]}"
+            ) from error
+        except exceptions.ChannelClosed as error:
+            raise refused(f"to declare the queue {queue.name!r}", error) from error
+
+    async def _declare_exchange(self, exchange: Exchange) -> None:
+        kind = "fanout" if exchange.is_fanout else "direct"
+        try:
+            if not await self._make_exchange(exchange.name, kind):
+                return  # who made it has bound it
+            for queue in exchange.queues:
+                try:
+                    await self._bind(queue, exchange.name)
+                except exceptions.ChannelNotFoundEntity as error:
+                    raise Unroutable(queue) from error
+        except exceptions.ChannelClosed as error:
+            raise refused(f"to declare the exchange {exchange.name!r}", error) from error
+
+    async def _make_exchange(self, name: str, kind: str) -> bool:
+        return await self._make(
+            lambda channel: channel.exchange_declare(name, exchange_type=kind, durable=True),
+            or_find=lambda channel: channel.exchange_declare(name, passive=True),
+        )
+
+    async def _bind(self, queue: str, exchange: str) -> None:
+        await self._ask(lambda channel: channel.queue_bind(queue, exchange, routing_key=queue))
+
+    async def _make(self, make: Ask, *, or_find: Ask) -> bool:
+        """Make something; what this user may not make has to be there. Whether it was made."""
+        try:
+            await self._ask(make)
+        except exceptions.ChannelAccessRefused as refusal:
+            try:
+                await self._ask(or_find)  # to look, no permission is needed
+            except exceptions.ChannelNotFoundEntity:
+                raise refusal from None
+            return False
+        return True
+
+    async def _ask(self, ask: Ask) -> None:
+        await call(ask(await self._channel()))
 
     async def delete(self, queue: str) -> None:
         async with self._lock:

@@ -1,9 +1,11 @@
 """Which queues there are: pure functions, so that whoever declares one declares the same."""
 
-from leveret_broker.transport import Queue
+from leveret_broker.transport import Exchange, Queue
 
 CONTROL = "leveret.control"
-"""The fan-out exchange by which the coordinator reaches every worker."""
+"""The fan-out exchange by which the coordinator reaches every worker of all projects."""
+
+_PROJECT = "leveret.project."
 
 DEAD = Queue(name="leveret.dead", replicated=True)
 """What nobody could deal with, each message with its reason in the header `leveret-reason`."""
@@ -53,4 +55,47 @@ def control_queue(worker: str) -> Queue:
     Not exclusive: when a connection is lost without the broker's notice, the broker keeps an
     exclusive queue locked until its heartbeats fail, and the worker could not take it back.
     """
-    return Queue(name=f"control:{worker}", expires=CONTROL_QUEUE_EXPIRES, fanout=CONTROL)
+    return Queue(
+        name=f"control:{worker}",
+        expires=CONTROL_QUEUE_EXPIRES,
+        fanouts=(CONTROL, control_exchange(owner(worker))),
+    )
+
+
+# -- projects -------------------------------------------------------------------------------------
+
+
+def owned(project: str, id: str) -> str:
+    """The id of a session or a worker of a project: it shows whose queues are whose."""
+    return f"{project}:{id}"
+
+
+def owner(id: str) -> str | None:
+    """The project that a session or a worker belongs to, `None` for a session of no project."""
+    project, colon, _ = id.partition(":")
+    return project if colon else None
+
+
+def control_exchange(project: str | None) -> str:
+    """The fan-out exchange by which the coordinator reaches every worker of a project."""
+    return CONTROL if project is None else f"{CONTROL}.{project}"
+
+
+def project_exchange(project: str) -> str:
+    """What people and workers of a project publish through that may reach nothing else."""
+    return _PROJECT + project
+
+
+def project_of(exchange: str) -> str | None:
+    """The project whose people may publish through an exchange; `None` if it is nobody's."""
+    return exchange.removeprefix(_PROJECT) if exchange.startswith(_PROJECT) else None
+
+
+def exchanges(project: str) -> tuple[Exchange, ...]:
+    """Those that a project needs whose people may reach nothing else. They need the coordinator's
+    queues."""
+    return (
+        Exchange(name=project_exchange(project), queues=(REQUESTS.name, OUTCOMES.name, DEAD.name)),
+        Exchange(name=CONTROL, is_fanout=True),
+        Exchange(name=control_exchange(project), is_fanout=True),
+    )

@@ -33,8 +33,22 @@ class Queue:
     """Seconds without a consumer after which the broker deletes it. Never for work."""
     dead_letter: str | None = None
     """The queue that receives what consumers reject."""
-    fanout: str | None = None
-    """The fan-out exchange whose every message it receives a copy of."""
+    fanouts: tuple[str, ...] = ()
+    """The fan-out exchanges whose every message it receives a copy of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """An exchange as it is declared, apart from the broker's own by which every queue is reached.
+
+    Only who may write to it can publish through it, and only to the queues bound to it.
+    """
+
+    name: str
+    queues: tuple[str, ...] = ()
+    """Bound to it, each by its own name."""
+    is_fanout: bool = False
+    """Every message goes to all bound queues. Queues bind themselves, by `Queue.fanouts`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +57,8 @@ class Outgoing:
 
     body: bytes
     queue: str | None = None
+    exchange: str | None = None
+    """The exchange to go through, which has to be bound to the queue; the broker's own if none."""
     fanout: str | None = None
     correlation_id: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,6 +81,11 @@ class Delivery(Protocol):
     def body(self) -> bytes: ...
     @property
     def queue(self) -> str: ...
+    @property
+    def exchange(self) -> str:
+        """What it was published through; empty for the broker's own. The broker vouches for it."""
+        ...
+
     @property
     def correlation_id(self) -> str | None: ...
     @property
@@ -128,8 +149,16 @@ class Transport(Protocol):
         """Disconnect. Unsettled deliveries go back to their queues. Closing twice is fine."""
         ...
 
-    async def declare(self, *queues: Queue) -> None:
-        """Make sure that the queues exist; after a reconnect they are declared again."""
+    async def declare(self, *declared: Queue | Exchange) -> None:
+        """Make sure that they exist; after a reconnect they are declared again.
+
+        What the user may not make has to be there already: else `Forbidden` is raised, and
+        `Unroutable` if a queue to be bound is missing.
+        """
+        ...
+
+    async def has_exchange(self, name: str) -> bool:
+        """Whether there is one of this name."""
         ...
 
     async def delete(self, queue: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leveret_broker import logs, tls
-from leveret_broker.command_line import hide_password
+from leveret_broker.command_line import hide_passwords
 from leveret_broker.errors import TransportError
 from leveret_broker.lifecycle import Connected
 from leveret_broker.rabbitmq import RabbitTransport
@@ -33,7 +33,7 @@ async def serve(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 4 if the broker can't be reached, 2 if the catalog can't be used."""
     if arguments is None:
-        hide_password()
+        hide_passwords()
     parser = argparse.ArgumentParser(prog="leveret_coordinator", description=__doc__)
     # Not as its default, which a help text may show.
     parser.add_argument("--url", help="the broker; LEVERET_URL by default")

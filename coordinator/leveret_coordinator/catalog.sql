@@ -158,7 +158,7 @@ SELECT definitions.id, :worker, coalesce((
     SELECT held.value FROM json_each(:held) AS held WHERE held.key = definitions.id
 ), 0), definitions.id IN (SELECT value FROM json_each(:shipped))
 FROM definitions
-WHERE id IN (SELECT value FROM json_each(:definitions))
+WHERE id IN (SELECT value FROM json_each(:definitions)) AND project = :project
 ON CONFLICT (definition, worker) DO UPDATE SET held = excluded.held, shipped = excluded.shipped;
 
 -- name: dismiss_workers(ids, now)!

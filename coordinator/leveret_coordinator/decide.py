@@ -34,6 +34,7 @@ from leveret_broker.messages import (
 )
 from leveret_coordinator import (
     claims,
+    confinement,
     ending,
     inputs,
     interventions,
@@ -145,12 +146,19 @@ class _Deciding:
     def _beat(self, heartbeat: Heartbeat) -> None:
         self._goodbyes.pop(heartbeat.worker, None)
         self._heartbeats[heartbeat.worker] = heartbeat
-        self._ledger.hear(heartbeat)
+        owners = {known.id: known.project for known in self._ledger.known.definitions}
+        own = (
+            served
+            for served in heartbeat.definitions
+            if owners.get(served, heartbeat.project) == heartbeat.project
+        )
+        self._ledger.hear(heartbeat.model_copy(update={"definitions": tuple(own)}))
 
     def _news(self, message: Outcomes) -> None:
         if message.join is not None:
             self._beat(message.join)
             self._joined[message.worker] = None
+        message = news.of_project(message, self._ledger)
         if unknown := news.take(message, self._ledger):
             self._unknown.append(unknown)
         for claim in message.claims:
@@ -228,10 +236,11 @@ class _Deciding:
         self._queues.update(dict.fromkeys(definition.queue for definition in shipped))
 
     def _resolve(self, message: Resolve) -> None:
+        known, project = self._ledger.known, message.project
+        if message.confined:
+            known = confinement.known_within(known, project)
         try:
-            definition = resolution.resolve(
-                message.identifier, project=message.project, known=self._ledger.known
-            )
+            definition = resolution.resolve(message.identifier, project=project, known=known)
         except RequestRefused as refusal:
             self._ledger.answer(message.session, _refused(message.request, refusal))
             return

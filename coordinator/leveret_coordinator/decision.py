@@ -13,7 +13,6 @@ from leveret_broker.messages import (
     Outcomes,
     Reply,
     ShowRun,
-    Stop,
     Verdict,
 )
 from leveret_coordinator.records import (
@@ -39,6 +38,15 @@ class Answer:
 
     session: str
     reply: Reply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """Attempts at a run, up to this one, that the workers of its project are to stop."""
+
+    project: str
+    run: str
+    attempt: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +100,7 @@ class Decision:
     repeated: tuple[str, ...] = ()
     """Runs whose attempt is to be published once more."""
     answers: tuple[Answer, ...] = ()
-    stops: tuple[Stop, ...] = ()
-    """Attempts that every worker is told to stop."""
+    stops: tuple[Stopped, ...] = ()
     verdicts: tuple[Judged, ...] = ()
     joined: tuple[str, ...] = ()
     """Workers that are told the generation of invocations that they needn't claim."""

@@ -17,6 +17,7 @@ from leveret_broker.messages import (
     Submit,
 )
 from leveret_broker.transport import Delivery, Outgoing, Transport
+from leveret_coordinator.confinement import OutOfProject, confined
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -43,11 +44,14 @@ async def receive(deliveries: Sequence[Delivery], transport: Transport) -> list[
             received.append(Received(delivery=delivery, message=read(delivery)))
         except MalformedMessage as error:
             await set_aside(delivery, f"malformed: {error}", transport)
+        except OutOfProject as error:
+            await set_aside(delivery, f"refused: {error}", transport)
     return received
 
 
 def read(delivery: Delivery) -> Arrived:
-    """What a delivery says. Raises `MalformedMessage` with the reason."""
+    """What a delivery says. Raises `MalformedMessage` with the reason, and `OutOfProject` for what
+    its sender may not say."""
     message: Arrived
     if delivery.queue == topology.OUTCOMES.name:
         message = codec.decode(delivery.body, Outcomes)
@@ -56,7 +60,8 @@ def read(delivery: Delivery) -> Arrived:
     for text in _ids(message):
         if not 0 < len(text.encode()) <= LONGEST_ID:
             raise MalformedMessage(f"an id of {len(text.encode())} bytes: {text[:40]!r}…")
-    return message
+    project = topology.project_of(delivery.exchange)
+    return message if project is None else confined(message, project)
 
 
 async def set_aside(delivery: Delivery, reason: str, transport: Transport) -> None:

@@ -1,11 +1,12 @@
 """What people do to runs: cancel, retry, resume. Pure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from leveret_broker.errors import InvalidName
 from leveret_broker.identifiers import check
 from leveret_broker.messages import Caller, Cancel, Cancelled, Refused, Retried, Retry
-from leveret_coordinator import inputs, opening, states, submissions
+from leveret_coordinator import confinement, inputs, opening, states, submissions
 from leveret_coordinator.errors import (
     Invalid,
     RequestRefused,
@@ -35,7 +36,7 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
     callers = {caller.run: caller for caller in message.callers}
     stopped: list[str] = []
     unneeded: list[str] = []
-    for top in message.runs:
+    for top in _of_project(message.runs, message.project, ledger):
         caller = callers.get(top)
         if caller is not None and _goes_on(caller, ledger):
             continue
@@ -44,11 +45,15 @@ def _cancelled(message: Cancel, ledger: Ledger) -> list[str]:
             if caller is not None and run.id == top:
                 run = ledger.change(run, stopped_by=caller.attempt)
             unneeded += inputs.stop(run, ledger)
-    for made in message.unneeded:
+    for made in _of_project(message.unneeded, message.project, ledger):
         caller = callers.get(made)
         if caller is None or not _goes_on(caller, ledger):
             unneeded.append(made)
     return stopped + inputs.stop_unneeded(unneeded, ledger)
+
+
+def _of_project(runs: Sequence[str], project: str | None, ledger: Ledger) -> list[str]:
+    return [run for run in runs if not confinement.is_foreign(ledger.run(run), project)]
 
 
 def _goes_on(caller: Caller, ledger: Ledger) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from leveret_broker.identifiers import Kind
-from leveret_broker.messages import AttemptState, Finished, Heartbeat, Reply, Stop, Verdict
+from leveret_broker.messages import AttemptState, Finished, Heartbeat, Reply, Verdict
 from leveret_coordinator import states
-from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome
+from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome, Stopped
 from leveret_coordinator.facts import Facts
 from leveret_coordinator.records import (
     Attempt,
@@ -84,7 +84,7 @@ class Ledger:
         self._dispatched: dict[str, None] = {}
         self._repeated: dict[str, None] = {}
         self._answers: list[Answer] = []
-        self._stops: dict[str, Stop] = {}
+        self._stops: dict[str, Stopped] = {}
         self._verdicts: list[Judged] = []
         self._suspects: dict[str, None] = {}
         self._refused: list[LateOutcome] = []
@@ -299,8 +299,9 @@ class Ledger:
         self._answers.append(Answer(session=session, reply=reply))
 
     def stop(self, run: str, attempt: int) -> None:
-        """Tell every worker to stop its attempts up to this one."""
-        self._stops[run] = Stop(run=run, attempt=attempt)
+        """Tell every worker of its project to stop its attempts up to this one."""
+        project = self._runs[run].project
+        self._stops[run] = Stopped(project=project, run=run, attempt=attempt)
 
     def judge(self, worker: str, verdict: Verdict, *, is_hasty: bool = False) -> None:
         """Answer a claim. A hasty verdict is held back for a moment."""

@@ -20,7 +20,7 @@ from leveret_broker.messages import (
     WorkerRow,
 )
 from leveret_broker.topology import work_queue_name
-from leveret_coordinator import provisions, resolution, rows, submissions
+from leveret_coordinator import confinement, provisions, resolution, rows, submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
@@ -62,7 +62,7 @@ async def _workers(question: ListWorkers, catalog: Catalog, alive_since: float) 
 
 async def _tree(question: ShowRun, catalog: Catalog) -> Tree:
     found = await catalog.rows("tree", run=question.run)
-    if not found:
+    if not found or question.project not in (None, found[0]["project"]):
         raise UnknownRun(submissions.unknown(question.run))
     attempts: dict[str, list[AttemptRow]] = {row["id"]: [] for row in found}
     for row in await catalog.rows("attempts_of", runs=json.dumps(list(attempts))):
@@ -123,6 +123,8 @@ async def _definition_ids(question: ListRuns, catalog: Catalog) -> list[str]:
     assert text is not None
     names, ids = resolution.identifier_names(text)
     known = await catalog.known(ids, names)
+    if question.confined:
+        known = confinement.known_within(known, question.project)
     named = [
         definition.id
         for definition in known.definitions

@@ -4,10 +4,29 @@ News of an attempt that is not the run's latest are refused: somebody else was g
 has ended. The worker is told to stop.
 """
 
-from leveret_broker.messages import Outcome, Outcomes, Started, Verdict
-from leveret_coordinator import ending, opening, states
+from leveret_broker.messages import Claim, Outcome, Outcomes, Started, Verdict
+from leveret_coordinator import confinement, ending, opening, states
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import Attempt, Holder, Run
+
+
+def of_project(message: Outcomes, ledger: Ledger) -> Outcomes:
+    """What is about runs of the project that it has to be about; the rest is refused."""
+    if message.project is None:
+        return message
+
+    def is_own(told: Outcome | Started | Claim) -> bool:
+        is_foreign = confinement.is_foreign(ledger.run(told.run), message.project)
+        if is_foreign:
+            ledger.refuse(told.run, told.attempt, message.worker, "it is of another project")
+        return not is_foreign
+
+    update = {
+        "outcomes": tuple(filter(is_own, message.outcomes)),
+        "started": tuple(filter(is_own, message.started)),
+        "claims": tuple(filter(is_own, message.claims)),
+    }
+    return message.model_copy(update=update)
 
 
 def take(message: Outcomes, ledger: Ledger) -> Outcomes | None:

@@ -27,7 +27,7 @@ from leveret_broker.messages import (
     Verdict,
 )
 from leveret_broker.transport import Outgoing
-from leveret_coordinator.decision import Answer, Judged
+from leveret_coordinator.decision import Answer, Judged, Stopped
 from leveret_coordinator.ending import PAYLOAD_ERROR
 from leveret_coordinator.errors import Invalid
 from leveret_coordinator.records import Confirmed, PendingRun, PublishedAttempt, Waiter
@@ -88,33 +88,38 @@ def pack_answers(answers: Iterable[Answer]) -> list[Parcel]:
     ]
 
 
-def pack_stops(stops: Sequence[Stop]) -> list[Parcel]:
-    """To every worker."""
+def pack_stops(stops: Sequence[Stopped]) -> list[Parcel]:
+    """To every worker of each project."""
+    by_project: dict[str, list[Stop]] = {}
+    for each in stops:
+        stop = Stop(run=each.run, attempt=each.attempt)
+        by_project.setdefault(each.project, []).append(stop)
     return [
-        Parcel(
-            message=Outgoing(
-                body=codec.encode(Control(stop=tuple(stops[start : start + MOST_CONTROLLED]))),
-                fanout=topology.CONTROL,
-                persistent=False,
-            )
+        _to_all(
+            topology.control_exchange(project),
+            Control(stop=tuple(mine[start : start + MOST_CONTROLLED])),
         )
-        for start in range(0, len(stops), MOST_CONTROLLED)
+        for project, mine in by_project.items()
+        for start in range(0, len(mine), MOST_CONTROLLED)
     ]
 
 
 def pack_rejoin() -> Parcel:
     """To every worker, when a coordinator starts: its predecessor may have died before it told what
     it had decided to stop."""
-    body = codec.encode(Control(rejoin=True))
-    return Parcel(message=Outgoing(body=body, fanout=topology.CONTROL, persistent=False))
+    return _to_all(topology.CONTROL, Control(rejoin=True))
+
+
+def _to_all(exchange: str, control: Control) -> Parcel:
+    return Parcel(message=Outgoing(body=codec.encode(control), fanout=exchange, persistent=False))
 
 
 def pack_shipped(projects: Sequence[str]) -> list[Parcel]:
-    """To every worker: the catalog knows what was shipped, and they ask for it."""
-    if not projects:
-        return []
-    body = codec.encode(Control(shipped=tuple(projects)))
-    return [Parcel(message=Outgoing(body=body, fanout=topology.CONTROL, persistent=False))]
+    """To every worker of each: the catalog knows what was shipped, and they ask for it."""
+    return [
+        _to_all(topology.control_exchange(project), Control(shipped=(project,)))
+        for project in projects
+    ]
 
 
 def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: int) -> list[Parcel]:

@@ -41,6 +41,7 @@ from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.janitor import Janitor
+from leveret_coordinator.project_exchanges import ProjectExchanges
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import Timer
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
@@ -87,6 +88,7 @@ class CoordinatorService:
         self._recoverer = Recoverer(transport, self._clock, self._settings.recovery)
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._janitor = self._made_janitor()
+        self._exchanges = ProjectExchanges(transport)
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
@@ -289,6 +291,7 @@ class CoordinatorService:
 
     async def _round(self, deliveries: Sequence[Delivery]) -> None:
         """Deal with a batch; if that fails, with each alone, to find the one that is to blame."""
+        await self._exchanges.tend(deliveries)
         received = await intake.receive(deliveries, self._transport)
         try:
             await self._process(received)

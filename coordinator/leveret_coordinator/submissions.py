@@ -14,7 +14,7 @@ from leveret_broker.messages import (
     Submit,
     Unserved,
 )
-from leveret_coordinator import inputs, opening, resolution, states
+from leveret_coordinator import confinement, inputs, opening, resolution, states
 from leveret_coordinator.errors import Invalid, KeyTaken, RequestRefused, UnknownRun, Unready
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import (
@@ -50,7 +50,8 @@ def submit(message: Submit, ledger: Ledger, *, is_late: bool = False) -> Submit 
 def attach(message: Attach, ledger: Ledger) -> None:
     """Tell the session how the runs end."""
     for run in message.runs:
-        if ledger.run(run) is None:
+        found = ledger.run(run)
+        if found is None or confinement.is_foreign(found, message.project):
             ledger.answer(message.session, _rejected(run, UnknownRun(unknown(run)), ledger))
         else:
             _tell_end(run, message.session, ledger)
@@ -65,6 +66,7 @@ def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
     run = ledger.run(submission.run)
     if run is None:
         return _made(submission, ledger)
+    _check_project(run, submission)
     _check_key(run, submission)
     if not _is_of_a_later_round(run, submission, ledger):
         return run
@@ -76,6 +78,11 @@ def _found_or_made(submission: Submission, ledger: Ledger) -> Run:
         return _recorded_anew(run, submission.recorded, submission.round, ledger)
     inputs.check(submission, run.project, ledger)
     return inputs.reopen(run, ledger, parent_round=submission.round)
+
+
+def _check_project(run: Run, submission: Submission) -> None:
+    if submission.confined and confinement.is_foreign(run, submission.project):
+        raise Invalid(f"The run {run.id} is not of the project {submission.project!r}.")
 
 
 def _check_key(run: Run, submission: Submission) -> None:
@@ -141,7 +148,11 @@ def _made(submission: Submission, ledger: Ledger) -> Run:
     definition = resolution.resolve_target(
         submission.target,
         project=parent.project if parent else submission.project,
-        known=ledger.known,
+        known=(
+            confinement.known_within(ledger.known, submission.project)
+            if submission.confined
+            else ledger.known
+        ),
     )
     if definition.kind == "step":
         raise Invalid(f"{submission.target.identifier!r} is no task or workflow.")
@@ -165,6 +176,7 @@ def _parent(submission: Submission, ledger: Ledger) -> Run | None:
             f"The run {submission.parent!r}, which is to be the parent of {submission.run!r}, "
             "is not in this catalog."
         )
+    _check_project(parent, submission)
     if parent.losses and parent.kind == "workflow":
         ledger.change(parent, losses=0)  # it came further than before it was lost
     return parent

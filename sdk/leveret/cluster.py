@@ -32,7 +32,9 @@ class ClusterBackend:
         self._transport = RabbitTransport(
             url, name="leveret-client", connect_timeout=timeout, security=security()
         )
-        self._session = Session(self._transport, where=redact(url), patience=timeout)
+        self._session = Session(
+            self._transport, where=redact(url), patience=timeout, project=project
+        )
 
     async def open(self) -> Connection:
         try:

@@ -23,6 +23,7 @@ from leveret.errors import CoordinatorUnreachable, LeveretError, PayloadError
 from leveret.pending import Pending, mailbox_of
 from leveret_broker import batches, codec, identifiers, logs, messages, topology
 from leveret_broker.errors import (
+    Forbidden,
     MalformedMessage,
     Refused,
     TransportClosed,
@@ -47,8 +48,19 @@ R = TypeVar("R", bound=messages.Wire)
 class Session:
     """A reply queue, and everything that is still to be answered there."""
 
-    def __init__(self, transport: Transport, *, where: str, patience: float | None = 10.0) -> None:
-        self.id = identifiers.new_id("session")
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        where: str,
+        patience: float | None = 10.0,
+        project: str | None = None,
+    ) -> None:
+        id = identifiers.new_id("session")
+        self.id = id if project is None else topology.owned(project, id)
+        self.exchange: str | None = None
+        """What to publish through: the project's own exchange, if it was given one."""
+        self._project = project
         self._transport = transport
         self._where = where
         self._patience = patience
@@ -77,10 +89,27 @@ class Session:
         """
         self._mailbox = mailbox_of(asyncio.get_running_loop())
         queue = topology.reply_queue(self.id)
-        await self._transport.declare(queue)
+        try:
+            self.exchange = await self._way()
+            await self._transport.declare(queue)
+        except Forbidden as error:
+            raise CoordinatorUnreachable(self._advice(error)) from error
         self._consumer = await self._transport.consume(queue.name, self._on_delivery, prefetch=0)
         self._transport.on_reconnect(self._ask_again)
         await self._find_coordinator()
+
+    async def _way(self) -> str | None:
+        if self._project is None:
+            return None
+        exchange = topology.project_exchange(self._project)
+        return exchange if await self._transport.has_exchange(exchange) else None
+
+    def _advice(self, error: Forbidden) -> str:
+        if self._project is None:
+            remedy = "set LEVERET_PROJECT to the project that this user was granted"
+        else:
+            remedy = f"`leveret admin grant {self._project} USER` gives it what the project needs"
+        return f"the user may not talk to the coordinator at {self._where}: {error}; {remedy}"
 
     async def stop(self) -> None:
         """Send what waits, close the reply queue, and fail what is still unanswered."""
@@ -264,7 +293,9 @@ class Session:
 
     async def _publish(self, message: messages.Wire) -> None:
         await self._transport.publish(
-            Outgoing(queue=topology.REQUESTS.name, body=codec.encode(message))
+            Outgoing(
+                queue=topology.REQUESTS.name, exchange=self.exchange, body=codec.encode(message)
+            )
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

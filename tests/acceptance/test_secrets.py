@@ -196,7 +196,7 @@ def test_a_password_in_an_argument_is_warned_of_and_taken_out_of_sight(
 
 def test_an_argument_without_a_password_is_left_alone() -> None:
     for command in (["x", "--url", "amqps://host/?auth=EXTERNAL"], ["x", "--url"], ["x"]):
-        assert command_line.split(command) == (command, None)
+        assert command_line.split(command) == (command, {})
 
 
 @pytest.mark.parametrize(

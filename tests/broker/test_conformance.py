@@ -13,7 +13,7 @@ from leveret_broker.errors import (
     TransportClosed,
     Unroutable,
 )
-from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, Transport
+from leveret_broker.transport import Consumer, Delivery, Exchange, Outgoing, Queue, Transport
 from tests.broker.worlds import PATIENCE, Inbox, World
 
 WORK = Queue(name="p:work:1", replicated=True)
@@ -324,7 +324,9 @@ async def test_a_failing_callback_loses_no_other_delivery(
 
 
 async def test_a_fan_out_reaches_every_bound_queue(transport: Transport) -> None:
-    queues = [Queue(name=f"control:{index}", exclusive=True, fanout="all") for index in range(3)]
+    queues = [
+        Queue(name=f"control:{index}", exclusive=True, fanouts=("all",)) for index in range(3)
+    ]
     await transport.declare(*queues)
     inboxes = [Inbox() for _ in queues]
     for queue, inbox in zip(queues, inboxes, strict=True):
@@ -527,7 +529,7 @@ async def test_after_a_lost_connection_exclusive_queues_come_back(
 ) -> None:
     reconnected = asyncio.Event()
     transport.on_reconnect(reconnected.set)
-    control = Queue(name="control:1", exclusive=True, fanout="all")
+    control = Queue(name="control:1", exclusive=True, fanouts=("all",))
     await transport.declare(control)
     inbox = Inbox(ack)
     await transport.consume(control.name, inbox, prefetch=0)
@@ -759,3 +761,87 @@ async def test_starting_and_stopping_leaves_nothing_behind(world: World) -> None
         return len(asyncio.all_tasks()) <= before
 
     await until(all_ended)
+
+
+# -- exchanges ------------------------------------------------------------------------------------
+
+
+def through(exchange: str, queue: str) -> Outgoing:
+    return Outgoing(body=b"x", queue=queue, exchange=exchange)
+
+
+async def test_what_comes_through_an_exchange_tells_which(transport: Transport) -> None:
+    await transport.declare(Queue(name="q", exclusive=True), Exchange(name="side", queues=("q",)))
+    await transport.declare(Queue(name="all", exclusive=True, fanouts=("loud",)))
+    inbox = Inbox(lambda delivery: delivery.ack())
+    for queue in ("q", "all"):
+        await transport.consume(queue, inbox, prefetch=0)
+    await transport.publish(through("side", "q"))
+    await transport.publish(Outgoing(body=b"x", queue="q"))
+    await transport.publish(Outgoing(body=b"x", fanout="loud"))
+    told = {(delivery.queue, delivery.exchange) for delivery in await inbox.take(3)}
+    assert told == {("q", "side"), ("q", ""), ("all", "loud")}
+
+
+async def test_an_exchange_leads_to_its_own_queues_only(transport: Transport) -> None:
+    queues = [Queue(name=name, exclusive=True) for name in ("bound", "other")]
+    await transport.declare(*queues, Exchange(name="narrow", queues=("bound",)))
+    await transport.publish(through("narrow", "bound"))
+    with pytest.raises(Unroutable):
+        await transport.publish(through("narrow", "other"))
+
+
+async def test_an_exchange_that_is_declared_again_has_more_queues(transport: Transport) -> None:
+    queues = [Queue(name=name, exclusive=True) for name in ("one", "two")]
+    await transport.declare(*queues, Exchange(name="grows", queues=("one",)))
+    await transport.declare(Exchange(name="grows", queues=("two",)))
+    for queue in ("one", "two"):
+        await transport.publish(through("grows", queue))
+
+
+async def test_an_exchange_can_be_bound_to_no_queue_that_is_missing(transport: Transport) -> None:
+    with pytest.raises(Unroutable):
+        await transport.declare(Exchange(name="early", queues=("missing",)))
+
+
+async def test_whether_there_is_an_exchange_can_be_asked(transport: Transport) -> None:
+    assert not await transport.has_exchange("asked-for")
+    await transport.declare(Exchange(name="asked-for"))
+    assert await transport.has_exchange("asked-for")
+
+
+async def test_a_redelivery_tells_the_same_exchange(transport: Transport) -> None:
+    await transport.declare(Queue(name="q", exclusive=True), Exchange(name="again", queues=("q",)))
+    inbox = Inbox()
+    await transport.consume("q", inbox, prefetch=1)
+    await transport.publish(through("again", "q"))
+    (first,) = await inbox.take()
+    first.nack()
+    (second,) = await inbox.take()
+    assert (second.redelivered, second.exchange) == (True, "again")
+
+
+async def test_a_dead_letter_came_through_nobodys_exchange(transport: Transport) -> None:
+    """Else a message that was rejected would count as said again."""
+    dead, q = Queue(name="dead-x"), Queue(name="q-x", dead_letter="dead-x")
+    await transport.declare(dead, q, Exchange(name="own", queues=("q-x",)))
+    rejecting, inbox = Inbox(lambda delivery: delivery.reject()), Inbox()
+    await transport.consume("q-x", rejecting, prefetch=1)
+    await transport.consume("dead-x", inbox, prefetch=1)
+    await transport.publish(through("own", "q-x"))
+    (letter,) = await inbox.take()
+    assert letter.exchange == ""
+
+
+async def test_a_queue_that_is_made_anew_is_bound_anew(world: World, transport: Transport) -> None:
+    await transport.declare(Queue(name="fleeting"), Exchange(name="lasting", queues=("fleeting",)))
+    inbox = Inbox(lambda delivery: delivery.ack())
+    consumer = await transport.consume("fleeting", inbox, prefetch=1)
+    back = asyncio.Event()
+    transport.on_reconnect(back.set)
+    await world.delete_queue("fleeting")
+    async with asyncio.timeout(PATIENCE):
+        await back.wait()
+        assert consumer.is_consuming
+    await transport.publish(through("lasting", "fleeting"))
+    await inbox.take()

@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
+from leveret_broker import topology
 from leveret_broker.identifiers import Kind
 from leveret_broker.messages import (
     AttemptEnd,
@@ -19,6 +21,7 @@ from leveret_broker.messages import (
     Submit,
     Target,
 )
+from leveret_broker.transport import Queue
 from leveret_coordinator.catalog import Catalog, Liveness
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
@@ -130,6 +133,13 @@ def outcome(
         failure=None if has_result else FAILURE,
         started_at=NOW,
         finished_at=NOW + 1,
+    )
+
+
+def control_queue(worker: str) -> Queue:
+    """The control queue of a worker of the project `p`, by whatever name it goes."""
+    return replace(
+        topology.control_queue(worker), fanouts=(topology.CONTROL, topology.control_exchange("p"))
     )
 
 

@@ -3,7 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from leveret_broker.errors import BrokerBlocked, Expired, Refused, TransportError
-from leveret_broker.transport import Consumer, Delivery, Outgoing, Queue, QueueStatus, Transport
+from leveret_broker.transport import (
+    Consumer,
+    Delivery,
+    Exchange,
+    Outgoing,
+    Queue,
+    QueueStatus,
+    Transport,
+)
 
 
 class Crash(BaseException):
@@ -32,10 +40,13 @@ class CrashingTransport:
     async def close(self) -> None:
         await self._inner.close()
 
-    async def declare(self, *queues: Queue) -> None:
+    async def declare(self, *declared: Queue | Exchange) -> None:
         dies = self._count()
-        await self._inner.declare(*queues)
+        await self._inner.declare(*declared)
         self._die_if(dies)
+
+    async def has_exchange(self, name: str) -> bool:
+        return await self._inner.has_exchange(name)
 
     async def delete(self, queue: str) -> None:
         await self._inner.delete(queue)
@@ -108,6 +119,10 @@ class CrashingDelivery:
         return self._inner.queue
 
     @property
+    def exchange(self) -> str:
+        return self._inner.exchange
+
+    @property
     def correlation_id(self) -> str | None:
         return self._inner.correlation_id
 
@@ -143,10 +158,10 @@ class RefusingTransport(CrashingTransport):
         self.refused: list[Outgoing] = []
         """What was larger."""
 
-    async def declare(self, *queues: Queue) -> None:
+    async def declare(self, *declared: Queue | Exchange) -> None:
         if not self.declares:
             raise Expired("the broker did not answer")
-        await super().declare(*queues)
+        await super().declare(*declared)
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
         if not self.errors:

@@ -34,6 +34,7 @@ from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.service import CoordinatorService
 from leveret_coordinator.statements import Connect, Connection, Cursor
 from tests.coordinator import build, peers
+from tests.coordinator.build import control_queue
 from tests.coordinator.faults import RefusingTransport
 from tests.worker.clocks import HandClock
 
@@ -69,7 +70,7 @@ async def worker(broker: MemoryBroker) -> AsyncIterator[peers.Peer]:
         await transport.declare(
             topology.DEAD,
             topology.OUTCOMES,
-            topology.control_queue("w"),
+            control_queue("w"),
             topology.work_queue(QUEUE),
         )
         await peer.consume("control:w")
@@ -356,7 +357,7 @@ async def test_a_claim_is_answered_at_the_control_queue_of_its_worker_only(
     clock: HandClock,
     tmp_path: Path,
 ) -> None:
-    await caller.transport.declare(topology.control_queue("w2"))
+    await caller.transport.declare(control_queue("w2"))
     await caller.consume("control:w2")
     async with _serving(transport, tmp_path / "catalog", clock):
         registered = await caller.ask(peers.FLOW)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from leveret_broker import codec, topology
+from leveret_broker import codec
 from leveret_broker.errors import Expired
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import Attach, Control, Finished, Hello, Rejected, RunOptions
@@ -16,6 +16,7 @@ from leveret_coordinator import parcels
 from leveret_coordinator.decision import Answer
 from leveret_coordinator.service import CoordinatorService
 from tests.coordinator import build, peers
+from tests.coordinator.build import control_queue
 from tests.coordinator.faults import CrashingTransport, RefusingTransport
 from tests.worker.clocks import HandClock
 
@@ -63,7 +64,7 @@ async def test_every_coordinator_asks_the_workers_to_join_again(
 ) -> None:
     async with peers.connected(broker) as of_worker:
         worker = peers.Peer(of_worker)
-        await of_worker.declare(topology.control_queue("w"))
+        await of_worker.declare(control_queue("w"))
         await worker.consume("control:w")
         async with peers.coordinator(_Lasting(transport), tmp_path / "catalog"):
             await worker.until(lambda: len(worker.deliveries["control:w"]) == 1)

@@ -34,6 +34,7 @@ from leveret_broker.messages import (
 from leveret_broker.transport import Outgoing, Queue
 from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
 from tests.coordinator import build, peers
+from tests.coordinator.build import control_queue
 from tests.coordinator.faults import RefusingTransport
 
 ROOT, CHILD, OTHER = (build.run_id(number) for number in range(1, 4))
@@ -204,7 +205,7 @@ async def test_queues_with_other_properties_keep_none_from_being_declared(
 async def test_a_cancelled_tree_is_told_to_workers_and_to_all_who_wait(
     broker: MemoryBroker, caller: peers.Caller
 ) -> None:
-    await caller.transport.declare(topology.control_queue("w"))
+    await caller.transport.declare(control_queue("w"))
     await caller.consume("control:w")
     await caller.ask(peers.FLOW)
     child = build.submission(CHILD, "flow", parent=ROOT)

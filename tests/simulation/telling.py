@@ -27,7 +27,7 @@ def _words(queue: str, body: bytes) -> Iterator[str]:
             return _outcomes(codec.decode(body, Outcomes))
         case "replies":
             return _replies(codec.decode(body, Replies))
-        case "control" | topology.CONTROL:
+        case name if name == "control" or name.startswith(topology.CONTROL):
             return _control(codec.decode(body, Control))
         case topology.DEAD.name:
             return iter([repr(body[:200])])

@@ -11,6 +11,7 @@ from leveret_broker.memory import MemoryTransport
 from leveret_broker.transport import (
     Consumer,
     Delivery,
+    Exchange,
     Outgoing,
     Queue,
     QueueStatus,
@@ -70,9 +71,12 @@ class Wire:
             self._up.send(self._hang_up)
             self._fail_asked(TransportClosed("the transport is closed"))
 
-    async def declare(self, *queues: Queue) -> None:
-        self._network.seen.update(dict.fromkeys(queue.name for queue in queues))
-        await self._ask(lambda: self._end.declare(*queues))
+    async def declare(self, *declared: Queue | Exchange) -> None:
+        self._network.seen.update(dict.fromkeys(queue.name for queue in declared))
+        await self._ask(lambda: self._end.declare(*declared))
+
+    async def has_exchange(self, name: str) -> bool:
+        return await self._ask(lambda: self._end.has_exchange(name))
 
     async def delete(self, queue: str) -> None:
         await self._ask(lambda: self._end.delete(queue))
@@ -307,6 +311,10 @@ class WireDelivery:
     @property
     def queue(self) -> str:
         return self._delivery.queue
+
+    @property
+    def exchange(self) -> str:
+        return self._delivery.exchange
 
     @property
     def correlation_id(self) -> str | None:

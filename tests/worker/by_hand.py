@@ -57,7 +57,7 @@ class CoordinatorByHand:
 
     async def tell_all(self, control: Control) -> None:
         body = codec.encode(control)
-        await self.transport.publish(Outgoing(fanout=topology.CONTROL, body=body))
+        await self.transport.publish(Outgoing(fanout=topology.control_exchange("p"), body=body))
 
     async def let_in(self, worker: str) -> None:
         self.generation += 1

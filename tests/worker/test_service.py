@@ -116,7 +116,7 @@ async def test_what_is_no_invocation_is_set_aside_and_work_goes_on(
 
 
 async def test_a_control_message_of_another_kind_is_set_aside(site: Site) -> None:
-    await site.transport.publish(Outgoing(fanout=topology.CONTROL, body=b"garbage"))
+    await site.transport.publish(Outgoing(fanout=topology.control_exchange("p"), body=b"garbage"))
     dead = await site.next_of(topology.DEAD.name)
     assert dead.headers[topology.ORIGIN_HEADER] == f"control:{site.worker.id}"
     assert isinstance(await site.run("answer"), messages.Finished)

@@ -7,11 +7,14 @@ from leveret_broker.transport import Delivery, Outgoing, Transport
 log = logs.get_logger("leveret.worker")
 
 
-async def set_aside(transport: Transport, delivery: Delivery, reason: str) -> None:
-    """Settle the delivery once its copy is kept; raises nothing."""
+async def set_aside(
+    transport: Transport, delivery: Delivery, reason: str, *, exchange: str | None = None
+) -> None:
+    """Settle the delivery once its copy, sent through this exchange, is kept; raises nothing."""
     log.warning("message set aside", queue=delivery.queue, reason=reason)
     outgoing = Outgoing(
         queue=topology.DEAD.name,
+        exchange=exchange,
         body=delivery.body,
         headers={topology.REASON_HEADER: reason, topology.ORIGIN_HEADER: delivery.queue},
     )

@@ -23,6 +23,8 @@ class Reporter:
     """Publishes outcomes and the rest, and calls back for what is confirmed."""
 
     def __init__(self, transport: Transport, worker: str) -> None:
+        self.exchange: str | None = None
+        """What to publish through, if not the broker's own exchange."""
         self._transport = transport
         self._worker = worker
         self._outcomes: list[Reported] = []
@@ -101,7 +103,7 @@ class Reporter:
     async def _publish(self, message: messages.Outcomes, confirmed: list[Confirmed]) -> None:
         while True:
             try:
-                await self._transport.publish(_outgoing(message))
+                await self._transport.publish(_outgoing(message, self.exchange))
                 break
             except TransportClosed:
                 return
@@ -119,10 +121,10 @@ class Reporter:
             call()
 
 
-def _outgoing(message: messages.Outcomes) -> Outgoing:
+def _outgoing(message: messages.Outcomes, exchange: str | None) -> Outgoing:
     only = message.outcomes[0].run if len(message.outcomes) == 1 else None
     body = codec.encode(message)
-    return Outgoing(queue=topology.OUTCOMES.name, body=body, correlation_id=only)
+    return Outgoing(queue=topology.OUTCOMES.name, exchange=exchange, body=body, correlation_id=only)
 
 
 def _is_one_outcome(message: messages.Outcomes) -> bool:

@@ -95,7 +95,7 @@ class WorkerService:
         """
         if accept_code and keys is None:
             raise SettingError(_NO_KEY)
-        self.id = identifiers.new_id("worker")
+        self.id = topology.owned(project, identifiers.new_id("worker"))
         self._transport = transport
         self._definitions = definitions
         self._project = project
@@ -105,7 +105,7 @@ class WorkerService:
         self._processes = processes or processors()
         self._clock = clock or SystemClock()
         self._serve_more = serve_more
-        self._session = Session(transport, where=where, patience=None)
+        self._session = Session(transport, where=where, patience=None, project=project)
         self._user_thread = user_thread or IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
@@ -152,6 +152,7 @@ class WorkerService:
     async def _start(self) -> None:
         log.info("worker starts, and looks for a coordinator", worker=self.id)
         await self._session.start()
+        self._reporter.exchange = self._session.exchange
         self._user_thread.start()
         await self._pool.start()
         self._alarms.start()
@@ -405,7 +406,8 @@ class WorkerService:
     # -- telling ----------------------------------------------------------------------------------
 
     def _set_aside(self, delivery: Delivery, reason: str) -> None:
-        self._spawn(set_aside(self._transport, delivery, reason))
+        exchange = self._session.exchange
+        self._spawn(set_aside(self._transport, delivery, reason, exchange=exchange))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -437,7 +439,12 @@ class WorkerService:
 
     async def _request(self, message: messages.Wire) -> None:
         await self._transport.publish(
-            Outgoing(queue=topology.REQUESTS.name, body=codec.encode(message), persistent=False)
+            Outgoing(
+                queue=topology.REQUESTS.name,
+                exchange=self._session.exchange,
+                body=codec.encode(message),
+                persistent=False,
+            )
         )
 
 

@@ -22,7 +22,7 @@ from leveret.errors import (
     SettingError,
     StateError,
 )
-from leveret_broker.command_line import hide_password
+from leveret_broker.command_line import hide_passwords
 from leveret_broker.errors import BrokerBlocked, Expired, TransportUnreachable
 
 DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -38,6 +38,7 @@ COMMANDS = {
     "why": "leveret.cli.look:why",
     "workers": "leveret.cli.look:workers",
     "key": "leveret.cli.key:key",
+    "admin": "leveret.cli.admin:admin",
 }
 
 
@@ -67,7 +68,7 @@ def leveret(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     if arguments is None:
-        hide_password()
+        hide_passwords()
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> object:
