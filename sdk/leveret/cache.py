@@ -84,8 +84,9 @@ class Cache:
             found = self._copy(reference)  # somebody else may have fetched it meanwhile
             if found is not None:
                 return found
+            pieces = fetch()  # first: a reference that lies about its size must cost nothing
             self._make_room(reference.size)
-            self._files.write(reference.name, checked(fetch(), reference))
+            self._files.write(reference.name, checked(pieces, reference))
             found = self._copy(reference, is_new=True)
         if found is None:
             raise StoreError(f"{self._folder} lost what was fetched into it")

@@ -73,7 +73,7 @@ class PayloadStore:
             path = objects.file(reference.name)
             if path is not None:
                 return self._mapped(path, reference)
-            return self._cache.get(reference, lambda: objects.read(reference.name))
+            return self._cache.get(reference, lambda: _read(objects, reference))
         except StoreError as error:
             raise PayloadError(_not_fetched(error, reference, self._objects)) from error
 
@@ -98,6 +98,16 @@ class PayloadStore:
             raise StoreDenied(f"{path} may not be read") from error
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error}") from error
+
+
+def _read(objects: Objects, reference: Reference) -> Iterator[Bytes]:
+    """The object's content, if it is as large as it should be."""
+    found = objects.find(reference.name)
+    if found is None:
+        raise ObjectMissing(f"{objects.place} has no object {reference.name}")
+    if found.size != reference.size:
+        raise ContentDamaged(f"it has {found.size} bytes instead of {reference.size}")
+    return objects.read(reference.name)
 
 
 def _hashed(chunks: Sequence[Bytes]) -> bytes:

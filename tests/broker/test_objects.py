@@ -59,6 +59,17 @@ def test_an_object_whose_writing_failed_is_not_there(objects: Objects) -> None:
     assert list(objects.listed()) == []
 
 
+def test_a_writing_that_failed_leaves_no_file(tmp_path: Path) -> None:
+    def failing() -> Iterator[Bytes]:
+        yield b"the beginning"
+        raise ContentChanged("it was changed")
+
+    with pytest.raises(ContentChanged):
+        Folder(tmp_path).write(NAME, failing())
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_an_object_is_not_seen_before_it_is_whole(objects: Objects) -> None:
     seen: list[object] = []
 

@@ -54,10 +54,9 @@ async def test_a_new_catalog_is_told_in_the_log_and_an_old_one_is_not(
 # -- migrations -----------------------------------------------------------------------------------
 
 
-def test_migrations_are_numbered_and_set_their_number() -> None:
+def test_migrations_are_numbered_without_gaps_and_set_their_number() -> None:
     scripts = migrations.load()
-    numbers = [script.number for script in scripts]
-    assert numbers == sorted(set(numbers))
+    assert [script.number for script in scripts] == list(range(1, len(scripts) + 1))
     for migration in scripts:
         assert "BEGIN IMMEDIATE;" in migration.script
         assert f"PRAGMA user_version = {migration.number};" in migration.script

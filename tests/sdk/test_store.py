@@ -307,6 +307,20 @@ def test_what_was_used_longest_ago_goes_when_room_is_needed(tmp_path: Path) -> N
     assert bytes(kept) == contents[1]
 
 
+def test_a_reference_that_lies_about_its_size_empties_no_cache(
+    far: tuple[str, PayloadStore], tmp_path: Path
+) -> None:
+    _, payloads = far
+    reference = payloads.put([CONTENT])
+    payloads.fetch(reference)
+    other = payloads.put([CONTENT * 2])
+
+    with pytest.raises(PayloadError, match=f"{len(CONTENT) * 2} bytes instead of"):
+        payloads.fetch(Reference(digest=other.digest, size=1 << 60))
+
+    assert [path.name for path in stored(tmp_path / "cache")] == [reference.name]
+
+
 def test_a_cache_that_can_not_be_used_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     payloads = store(f"memory://{uuid.uuid4().hex}", tmp_path)
