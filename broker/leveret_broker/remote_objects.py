@@ -75,7 +75,7 @@ class RemoteObjects:
             size = int(self._files.info(path)["size"])
             while start < size:
                 with nullcontext() if self._files.async_impl else _shared_files:
-                    piece = self._files.cat_file(path, start, min(start + PIECE, size))
+                    piece = self._files.cat_file(path, start=start, end=min(start + PIECE, size))
                 if not piece:
                     return
                 start += len(piece)
