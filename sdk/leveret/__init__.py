@@ -14,6 +14,7 @@ from leveret.errors import (
     CoordinatorUnreachable,
     DefinitionError,
     IdentificationError,
+    InputFailed,
     KeyConflictError,
     LeveretError,
     MissingModuleError,
@@ -29,6 +30,7 @@ from leveret.errors import (
     StateError,
     WorkerLost,
 )
+from leveret.inputs import result_of
 from leveret.retries import Retry
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ __all__ = [
     "define",
     "gather",
     "map",
+    "result_of",
     "watch",
     # what a workflow does itself
     "now",
@@ -65,6 +68,7 @@ __all__ = [
     "CoordinatorUnreachable",
     "DefinitionError",
     "IdentificationError",
+    "InputFailed",
     "KeyConflictError",
     "LeveretError",
     "MissingModuleError",

@@ -104,8 +104,7 @@ class Client:
         if isinstance(what, str):
             arguments = payload.encode_arguments(args, kwargs)
             definition = await self.resolve(what)
-            stored = await self.connection.stored(what, arguments)
-            run = self.connection.submit_identified(what, definition.project, stored)
+            run = await self.connection.submit_identified(what, definition.project, arguments)
         elif not isinstance(given, Call):
             raise TypeError(f"{given!r} is no call: call it, or give an identifier")
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from leveret import definitions, payload
+from leveret import definitions, inputs, payload
 from leveret.errors import LeveretError, PayloadError
 from leveret.keys import Keyring
 from leveret.payload import Encoded
@@ -14,7 +14,6 @@ from leveret_broker import identifiers, logs, messages
 
 if TYPE_CHECKING:
     from leveret.calls import Call
-    from leveret.context import RunContext
     from leveret.definitions import Definition
     from leveret.shipping import Shipper
 
@@ -92,9 +91,13 @@ class Connection:
         arguments: Encoded | Stored,
         *,
         acknowledge: bool = False,
+        is_input: bool = False,
         code: messages.CodeRef | None = None,
     ) -> Run[R]:
-        """Ask for a call's run."""
+        """Ask for a call's run, which `name` has named.
+
+        With `is_input` nobody here hears how it ends.
+        """
         definition = call.definition
         caller = call.caller if call.caller and call.caller.kind == "workflow" else None
         target = messages.Target(
@@ -104,40 +107,54 @@ class Connection:
             fingerprint=definition.fingerprint if definition.kind == "workflow" else None,
             code=code,
         )
-        run, project = self._named(call, caller)
+        assert call.run_id is not None, "it was named"
+        runs = [each.run_id for each in call.inputs if each.run_id is not None]
         return self._submitted(
-            run,
-            project,
+            call.run_id,
+            caller.project if caller else self.project,
             target,
             arguments,
             parent=caller.run if caller else None,
             root=caller.root if caller else None,
             identity=call.identity,
             ordinal=call.ordinal,
-            acknowledge=acknowledge,
+            acknowledge=acknowledge or is_input or bool(runs),
             options=definition.run_options,
             key=definition.key,
             digest=call.digest,
             round=caller.round if caller else 1,
+            inputs=tuple(runs),
+            is_input=is_input,
         )
 
-    def _named(self, call: "Call[Any]", caller: "RunContext | None") -> tuple[str, str]:
-        """The id of a call's run, and its project."""
+    def name(self, call: "Call[Any]") -> None:
+        """Give a root call the id of its run. Those of a workflow run's have theirs."""
+        if call.run_id is not None:
+            return
         callee, key = call.definition.callee, call.definition.key
-        if caller is not None:
-            named = f"{caller.project}:{callee}"
-            run = identifiers.child_run_id(caller.run, named, call.identity, call.ordinal)
-            return run, caller.project
-        if key is not None:
-            return identifiers.keyed_run_id(self.project, callee, key), self.project
-        return identifiers.new_id("run"), self.project
+        if key is None:
+            call.run_id = identifiers.new_id("run")
+        else:
+            call.run_id = identifiers.keyed_run_id(self.project, callee, key)
+            inputs.name(call.run_id, self.project, call.inputs)
 
-    def submit_identified(
-        self, identifier: str, project: str, arguments: Encoded | Stored
+    async def submit_identified(
+        self, identifier: str, project: str, arguments: Encoded
     ) -> Run[Any]:
-        """Ask for a root run of what an identifier means in a project."""
-        run, target = identifiers.new_id("run"), messages.Target(identifier=identifier)
-        return self._submitted(run, project, target, arguments, acknowledge=True)
+        """Ask for a root run of what an identifier means in a project, and for its inputs."""
+        calls: Sequence[Call[Any]] = arguments.inputs
+        inputs.adopt(calls, None, identifier)
+        await inputs.submit(calls, self)
+        runs = [call.run_id for call in calls if call.run_id is not None]
+        stored = await self.stored(identifier, payload.with_inputs(arguments, runs))
+        return self._submitted(
+            identifiers.new_id("run"),
+            project,
+            messages.Target(identifier=identifier),
+            stored,
+            acknowledge=True,
+            inputs=tuple(runs),
+        )
 
     def _submitted(
         self,

@@ -83,6 +83,13 @@ class WorkerLost(LeveretError):
     """
 
 
+class InputFailed(LeveretError):
+    """A call that was given as an argument did not succeed, so the run was not executed.
+
+    The message names the run of that call and what it failed with; `__cause__` is its own error.
+    """
+
+
 class RunStateError(LeveretError):
     """The run is in a state in which this can't be done: it has not ended, or is not parked."""
 

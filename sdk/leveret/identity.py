@@ -9,12 +9,15 @@ may differ in another process.
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from leveret import values
 from leveret.buffers import Buffers
 from leveret.errors import KeyConflictError
-from leveret.payload import Encoded
+from leveret.inputs import Contents
+from leveret.payload import Encoded, with_inputs
+from leveret.readers import Reader
 
 _KEYED = "key:"
 """How the identities of keys begin; those of contents are hexadecimal digits."""
@@ -41,8 +44,8 @@ def of_arguments(encoded: Encoded, args: Sequence[object], kwargs: Mapping[str, 
     """What identifies a call's arguments, encoded already. Raises nothing."""
     if encoded.canonical:
         return Content(text=encoded.content_hash, is_stable=True)
-    pickles, buffers = _Pickles(), Buffers(copies=False)
-    writer = values.Writer(pickles, buffers, by_key=True)
+    pickles, buffers, calls = _Pickles(), Buffers(copies=False), Contents()
+    writer = values.Writer(pickles, buffers, by_key=True, call=calls)
     try:
         given = [writer.write(value) for value in args]
         named = [[name, writer.write(kwargs[name])] for name in sorted(kwargs)]
@@ -50,9 +53,35 @@ def of_arguments(encoded: Encoded, args: Sequence[object], kwargs: Mapping[str, 
     except (
         Exception
     ):  # what was written once may have changed, or objects in it raise what they like
-        return Content(text=encoded.content_hash, is_stable=False)
+        return Content(text=_unstable(encoded), is_stable=False)
     written = Encoded(body, pickled=False, buffers=tuple(buffers.views))
-    return Content(text=written.content_hash, is_stable=pickles.are_stable)
+    is_stable = pickles.are_stable and calls.are_stable
+    return Content(text=written.content_hash, is_stable=is_stable)
+
+
+def _unstable(encoded: Encoded) -> str:
+    """By the bytes, and the calls that they stand for by number."""
+    calls = Contents()
+    inputs = [calls(each) for each in encoded.inputs]
+    return replace(encoded, body=encoded.body + values.pack(inputs)).content_hash
+
+
+def of_encoded(encoded: Encoded) -> Content:
+    """The same for arguments that are at hand as bytes only. Raises nothing."""
+    if encoded.canonical:
+        return Content(text=encoded.content_hash, is_stable=True)
+    if encoded.pickled:
+        return Content(text=_unstable(encoded), is_stable=False)
+    runs = list(map(str, range(len(encoded.inputs))))
+    body = with_inputs(encoded, runs).body
+    reader = Reader(_no_pickle, encoded.buffers, result=lambda run: encoded.inputs[int(run)])
+    read: Any = reader.read(body)
+    args, kwargs = read[-2:]
+    return of_arguments(encoded, args, kwargs)
+
+
+def _no_pickle(fields: list[Any]) -> NoReturn:
+    raise AssertionError("what holds a pickle is not read")
 
 
 def of_key(key: str) -> str:

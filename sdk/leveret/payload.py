@@ -10,7 +10,7 @@ signature was verified.
 """
 
 import hashlib
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,11 +26,16 @@ from leveret.layout import Flag, Parts
 from leveret.readers import Reader
 from leveret.signatures import Context as Context
 from leveret.signatures import Vouched, sign, verified
+from leveret.values import Mark
 from leveret_broker import references
 from leveret_broker.references import Reference
 
 if TYPE_CHECKING:
     from leveret.pickles import Pickling, Unpickling
+
+
+Result = Callable[[str], object]
+"""What stands in the place of an input, by its run."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Encoded:
         default_factory=dict[int, bytes], compare=False, repr=False
     )
     """Those of buffers, by number, that had to be made before."""
+
+    inputs: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    """The calls whose results belong into it, by the numbers that stand in their place."""
 
     @property
     def size(self) -> int:
@@ -105,9 +113,10 @@ def encode_arguments(
 ) -> Encoded:
     """A call's arguments as bytes. Raises `PayloadError` that names the argument.
 
-    `names` are those of the positional parameters.
+    `names` are those of the positional parameters. Calls among the arguments stand for their
+    results: they become inputs.
     """
-    writing = _Writing(copies=True)
+    writing = _Writing(copies=True, takes_calls=True)
     given: list[object] = []
     for index, value in enumerate(args):
         name = repr(names[index]) if index < len(names) else str(index + 1)
@@ -122,13 +131,28 @@ def encode_arguments(
     return replace(encoded, arguments=(*names[: len(args)], *rest))
 
 
+def with_inputs(arguments: Encoded, runs: Sequence[str]) -> Encoded:
+    """Arguments that say which runs their inputs are the results of; `runs` in their order."""
+    if not runs:
+        return arguments
+    given = memoryview(arguments.body)[1:]  # behind the head of an array of two
+    inputs = values.pack(values.marked(Mark.INPUTS, *runs))
+    return replace(arguments, body=b"".join((_ARRAY_OF_THREE, inputs, given)), inputs=())
+
+
+_ARRAY_OF_THREE = b"\x93"
+
+
 class _Writing:
     """One value on its way to an `Encoded`."""
 
-    def __init__(self, *, copies: bool) -> None:
+    def __init__(self, *, copies: bool, takes_calls: bool = False) -> None:
         self._buffers = Buffers(copies=copies)
         self._pickling: Pickling | None = None
-        self.writer = values.Writer(self._pickle, self._buffers)
+        self._inputs: dict[int, tuple[int, Any]] = {}
+        """Numbers and calls, by the calls' addresses."""
+        call = self._input if takes_calls else None
+        self.writer = values.Writer(self._pickle, self._buffers, call=call)
 
     def written(self, value: object, subject: str) -> object:
         try:
@@ -145,11 +169,17 @@ class _Writing:
         except (ValueError, OverflowError) as error:  # 4 GiB or 2**32 elements in one piece
             raise PayloadError(f"{subject}too large for one payload: {error}") from error
         buffers, digests = tuple(self._buffers.views), self._buffers.digests
+        inputs = tuple(call for _, call in self._inputs.values())
         pickling = self._pickling
         if pickling is None:
-            canonical = not self.writer.met_order
+            canonical = not (self.writer.met_order or inputs)
             return Encoded(
-                body, pickled=False, canonical=canonical, buffers=buffers, known_digests=digests
+                body,
+                pickled=False,
+                canonical=canonical,
+                buffers=buffers,
+                known_digests=digests,
+                inputs=inputs,
             )
         return Encoded(
             body,
@@ -159,7 +189,12 @@ class _Writing:
             definitions=tuple((*name, pickle) for name, pickle in pickling.definitions.items()),
             buffers=buffers,
             known_digests=digests,
+            inputs=inputs,
         )
+
+    def _input(self, call: Any) -> list[object]:
+        number, _ = self._inputs.setdefault(id(call), (len(self._inputs), call))
+        return values.marked(Mark.INPUT, number)
 
     def _pickle(self, value: object, content: values.Content) -> list[object]:
         if self._pickling is None:
@@ -259,16 +294,24 @@ def unseal(data: BytesLike, *, keys: Keyring | None, context: Context) -> object
 
 
 def unseal_arguments(
-    data: BytesLike, *, keys: Keyring | None, context: Context
+    data: BytesLike,
+    *,
+    keys: Keyring | None,
+    context: Context,
+    result: Result | None = None,
 ) -> tuple[list[object], dict[str, object]]:
-    """The arguments of a call. Raises what `unseal` raises."""
-    return as_arguments(open_sealed(data, keys=keys, context=context).value, context)
+    """The arguments of a call, with what `result` returns for the runs that are its inputs.
+
+    Raises what `unseal` raises.
+    """
+    opened = open_sealed(data, keys=keys, context=context, result=result)
+    return as_arguments(opened.value, context)
 
 
 def as_arguments(value: object, context: Context) -> tuple[list[object], dict[str, object]]:
     """The arguments that a value is. Raises `PayloadError`."""
-    if _is_list(value) and [type(part) for part in value] == [list, dict]:
-        args, kwargs = value
+    if _is_list(value) and [type(part) for part in value[-2:]] == [list, dict]:
+        args, kwargs = value[-2:]
         if all(type(name) is str for name in kwargs):
             return args, kwargs
     raise PayloadError(f"the arguments of run {context.run} are those of no call")
@@ -278,10 +321,16 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
     return type(value) is list
 
 
-def open_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) -> Opened:
+def open_sealed(
+    data: BytesLike,
+    *,
+    keys: Keyring | None,
+    context: Context,
+    result: Result | None = None,
+) -> Opened:
     """The value, and whether it was signed. Raises what `unseal` raises."""
     with told(context):
-        return _opened(layout.cut(data), keys, context)
+        return _opened(layout.cut(data), keys, context, result)
 
 
 def verify_stored(
@@ -303,6 +352,7 @@ def open_stored(
     *,
     signed: bool,
     context: Context,
+    result: Result | None = None,
 ) -> Opened:
     """The value of a front and the buffers that were stored by themselves.
 
@@ -313,7 +363,7 @@ def open_stored(
         parts = layout.cut(front, outside)
         if Flag.SIGNED in parts.flags:
             raise PayloadError("a part of it is signed by itself")
-        return _read(parts, vouched, signed=signed)
+        return _read(parts, vouched, result, signed=signed)
 
 
 @contextmanager
@@ -328,18 +378,18 @@ def told(context: Context) -> Generator[None]:
         raise PayloadError(f"{subject}: damaged ({type(error).__name__}: {error})") from error
 
 
-def _opened(parts: Parts, keys: Keyring | None, context: Context) -> Opened:
+def _opened(parts: Parts, keys: Keyring | None, context: Context, result: Result | None) -> Opened:
     if Flag.SIGNED not in parts.flags:
-        return _read(parts, None, signed=False)
+        return _read(parts, None, result, signed=False)
     digests = () if keys is None else tuple(map(digest, parts.buffers))
     vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
-    return _read(parts, vouched, signed=True)
+    return _read(parts, vouched, result, signed=True)
 
 
-def _read(parts: Parts, vouched: Vouched | None, *, signed: bool) -> Opened:
+def _read(parts: Parts, vouched: Vouched | None, result: Result | None, *, signed: bool) -> Opened:
     """The value. Pickles in it are loaded only with the proof that it is signed."""
     if Flag.PICKLED not in parts.flags:
-        value = Reader(_no_pickle, parts.buffers).read(parts.body)
+        value = Reader(_no_pickle, parts.buffers, result=result).read(parts.body)
         return Opened(value=value, trusted=vouched is not None)
     if vouched is None:
         raise PayloadError(
@@ -348,7 +398,7 @@ def _read(parts: Parts, vouched: Vouched | None, *, signed: bool) -> Opened:
             else "it holds a pickle and isn't signed, so it is not loaded"
         )
     unpickling = _unpickling(parts)
-    value = Reader(unpickling.load, parts.buffers).read(parts.body)
+    value = Reader(unpickling.load, parts.buffers, result=result).read(parts.body)
     return Opened(value=value, trusted=True)
 
 

@@ -18,6 +18,10 @@ class Pending:
         """What asks for the run, until it has ended."""
         self.attempt = 0
         """The earliest attempt that can be the last: a retry has made it."""
+        self.round = 0 if submission is None else submission.round
+        """The round of its workflow in which it is asked for."""
+        self.is_unwanted = False
+        """Whether its caller has given it up."""
         self.accepted: messages.Accepted | None = None
         self.answer: messages.Wire | None = None
         """The last word: how the run ended, or the reply to the request."""
@@ -39,9 +43,7 @@ class Pending:
         """Whether this is the end of an earlier life of the run, told once more or too late."""
         if end.attempt < self.attempt:
             return True
-        asked = self.submission
-        was_opened_again = asked is not None and end.parent_round < asked.round
-        return was_opened_again and end.state != "succeeded"
+        return end.parent_round < self.round and end.state != "succeeded"
 
     def update(self, change: Callable[["Pending"], None]) -> None:
         """Change it and wake all who wait."""

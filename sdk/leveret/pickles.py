@@ -26,7 +26,7 @@ import cloudpickle
 from leveret import scripts
 from leveret.buffers import View
 from leveret.errors import PayloadError
-from leveret.values import Content, Mark, marked
+from leveret.values import Content, Mark, is_call, marked
 
 VERSION = cloudpickle.__version__
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -122,12 +122,7 @@ class _Pickler(CodePickler):
             reduced = self._reducer(obj)
             if reduced is not NotImplemented:
                 return reduced
-        if is_call(obj) or isinstance(obj, CoroutineType):
-            raise TypeError("it was not awaited: await it first and pass its result")
-        if isinstance(obj, memoryview):
-            raise TypeError("a memoryview would arrive as bytes: pass bytes(view) or its array")
-        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
-            raise TypeError("an open file stays in its process: pass its path or what it holds")
+        _refuse(obj)
         if isinstance(obj, CodeType):
             self.holds_code = True
         if isinstance(obj, type):
@@ -150,6 +145,21 @@ class _Pickler(CodePickler):
         return find, name
 
 
+def _refuse(obj: object) -> None:
+    """Raises `TypeError` for what would arrive as something else, or never."""
+    if is_call(obj):
+        raise TypeError(
+            "it holds a call, whose result can't be put in there: await it first, or pass the "
+            "call in an argument of its own, a list, a tuple, a set or a dict"
+        )
+    if isinstance(obj, CoroutineType):
+        raise TypeError("it was not awaited: await it first and pass its result")
+    if isinstance(obj, memoryview):
+        raise TypeError("a memoryview would arrive as bytes: pass bytes(view) or its array")
+    if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
+        raise TypeError("an open file stays in its process: pass its path or what it holds")
+
+
 def _script_home(kind: type) -> str | None:
     """The script that a class is of, by name; `None` for all other classes."""
     if kind.__module__ not in scripts.MAIN:
@@ -169,11 +179,6 @@ def _shipped_home(kind: type) -> str | None:
         return module
     is_mine = scripts.is_shipped(module) and scripts.find(module, kind.__qualname__) is kind
     return module if is_mine else None
-
-
-def is_call(value: object) -> bool:
-    """Whether this is what calling a task or workflow returns."""
-    return hasattr(type(value), "__leveret_call__")
 
 
 def find_script_class(module: str, qualname: str) -> type:

@@ -25,12 +25,21 @@ class Malformed(Exception):
 
 
 class Reader:
-    """Reads what a `Writer` wrote; `unpickle` is called with the fields of each pickle."""
+    """Reads what a `Writer` wrote; `unpickle` is called with the fields of each pickle.
+
+    `result` is called with the run of each input, and returns what stands in its place.
+    """
 
     def __init__(
-        self, unpickle: Callable[[list[Any]], object], buffers: Sequence[memoryview] = ()
+        self,
+        unpickle: Callable[[list[Any]], object],
+        buffers: Sequence[memoryview] = (),
+        *,
+        result: Callable[[str], object] | None = None,
     ) -> None:
         self._unpickle = unpickle
+        self._result = result
+        self._inputs: list[str] = []
         self._buffers = buffers
         self._taken = 0
         self._unclaimed = 0
@@ -55,7 +64,7 @@ class Reader:
     def _extension(self, code: int, data: bytes) -> object:
         if code == Mark.INTEGER and data:
             return int.from_bytes(data, "little", signed=True)
-        if code >= Mark.BYTES:
+        if Mark.BYTES <= code < Mark.INPUTS:
             return self._referred(Mark(code), data)
         if code == Mark.INTEGER or data:
             raise Malformed(f"extension {code} with {len(data)} bytes")
@@ -82,7 +91,17 @@ class Reader:
             self._unclaimed -= sum(type(field) is View for field in fields)
         if mark is Mark.PICKLE:
             return self._unpickle(fields)
+        if mark is Mark.INPUTS:
+            self._inputs = typed(fields, *[str] * len(fields))
+            return self._inputs
+        if mark is Mark.INPUT:
+            return self._input(*typed(fields, int))
         return _READERS[mark](fields)
+
+    def _input(self, number: int) -> object:
+        if self._result is None or not 0 <= number < len(self._inputs):
+            raise Malformed("an input where none can be")
+        return self._result(self._inputs[number])
 
 
 _VIEWERS = (Mark.NUMPY_ARRAY, Mark.BYTEARRAY, Mark.PICKLE)

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -12,6 +13,7 @@ from leveret import payload
 from leveret.errors import (
     DefinitionError,
     IdentificationError,
+    InputFailed,
     KeyConflictError,
     LeveretError,
     NotDeployedError,
@@ -44,7 +46,10 @@ REFUSALS: dict[messages.RefusalCode, type[LeveretError]] = {
     "invalid": LeveretError,
     "key-conflict": KeyConflictError,
     "state": RunStateError,
+    "unready": LeveretError,
 }
+DEEPEST_CAUSE = 20
+"""Inputs of inputs that an error tells of."""
 LONGEST_ARGUMENTS = 300
 """Characters of a call's arguments that an error shows."""
 
@@ -96,7 +101,49 @@ class Run(Generic[R_co]):
 
         A run that is parked or waits for a retry has not ended.
         """
-        return cast(R_co, await self._opened(await self._ended()))
+        return await self._result(DEEPEST_CAUSE)
+
+    async def _result(self, depth: int) -> R_co:
+        ended = await self._ended()
+        try:
+            return cast(R_co, await self._opened(ended))
+        except InputFailed as error:
+            failed, blames = error, getattr(ended.answer, "blames", None)
+        if blames is not None and depth > 0:
+            failed.__cause__ = await self._cause(blames, depth - 1)
+        raise failed
+
+    async def _cause(self, run: str, depth: int) -> BaseException | None:
+        """What another run failed with."""
+        try:
+            await Run[Any](self._connection, run, self._project)._result(depth)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return error.with_traceback(None)  # it was raised elsewhere: that is its own cause
+        return None
+
+    def to_be_heard(self, round: int) -> "Run[R_co]":
+        """The same run, asked for as an input so far: from now on this process hears its end."""
+        pending = self._connection.session.listen(self.id, round=round)
+        return Run(self._connection, self.id, self._project, pending)
+
+    def is_through(self, connection: "Connection") -> bool:
+        """Whether it was asked for through the same session."""
+        return self._connection.session is connection.session
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the coordinator is known to have it."""
+        return self._pending is not None and self._pending.is_accepted
+
+    def check_not_refused(self) -> None:
+        """Raises what the coordinator refuses it for, if it does."""
+        pending = self._pending
+        if pending is not None and isinstance(pending.answer, messages.Rejected):
+            raise REFUSALS[pending.answer.code](pending.answer.message)
+        if pending is not None and pending.error is not None:
+            raise pending.error
 
     async def ended(self) -> None:
         """Wait for its end, whatever that is."""
@@ -158,9 +205,19 @@ class Run(Generic[R_co]):
         """
         return await self._ask(messages.Explanation, messages.Explain, run=self.id)
 
-    def request_cancel(self, *, caller: tuple[str, int] | None = None) -> None:
-        """Ask that it be stopped, without waiting. `caller` as in `Session.cancel`."""
-        self._connection.session.cancel(self.id, caller=caller)
+    def request_cancel(
+        self, *, caller: tuple[str, int] | None = None, unneeded: "Sequence[Run[Any]]" = ()
+    ) -> None:
+        """Ask that it be stopped, without waiting. The rest as in `Session.cancel`."""
+        runs = [run.id for run in unneeded]
+        self._connection.session.cancel(self.id, caller=caller, unneeded=runs)
+
+    def request_cancel_unneeded(
+        self, runs: "Sequence[Run[Any]]", *, caller: tuple[str, int] | None
+    ) -> None:
+        """The same for runs that nobody but this process may need."""
+        unneeded = [run.id for run in runs]
+        self._connection.session.cancel(None, caller=caller, unneeded=unneeded)
 
     async def _retry(self, **how: Any) -> messages.Retried:
         answer = await self._ask(messages.Retried, messages.Retry, run=self.id, **how)
@@ -221,7 +278,9 @@ class Run(Generic[R_co]):
             return "large arguments, which are stored"
         keys, context = self._sealer.keys, self._context("arguments")
         try:
-            args, kwargs = payload.unseal_arguments(sealed, keys=keys, context=context)
+            args, kwargs = payload.unseal_arguments(
+                sealed, keys=keys, context=context, result=_ResultOf
+            )
         except PayloadError as error:
             return f"arguments that can't be shown ({error})"
         given = [_shown(value) for value in args]
@@ -238,6 +297,16 @@ class Run(Generic[R_co]):
     def _context(self, direction: Any) -> payload.Context:
         assert self._project is not None, "known once the run is attached"
         return payload.Context(project=self._project, run=self.id, direction=direction)
+
+
+@dataclass(frozen=True)
+class _ResultOf:
+    """An input, where only the arguments are at hand."""
+
+    run: str
+
+    def __repr__(self) -> str:
+        return f"<result of {self.run}>"
 
 
 def _shown(value: object) -> str:

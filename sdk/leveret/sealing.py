@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from leveret import payload
 from leveret.errors import PayloadError
 from leveret.keys import Keyring
-from leveret.payload import Context, Encoded, Opened
+from leveret.payload import Context, Encoded, Opened, Result
 from leveret.signatures import Vouched
 from leveret.sizes import shown
 from leveret.weighing import heaviest
@@ -136,23 +136,25 @@ class Sealer:
 
     # -- opening ----------------------------------------------------------------------------------
 
-    def open(self, data: bytes, *, context: Context) -> Opened:
+    def open(self, data: bytes, *, context: Context, result: Result | None = None) -> Opened:
         """The value that was sealed, fetched if it was stored. Raises `PayloadError` only."""
         if not is_reference(data):
-            return payload.open_sealed(data, keys=self.keys, context=context)
+            return payload.open_sealed(data, keys=self.keys, context=context, result=result)
         with payload.told(context):
             arrived = self._verified(data, context)
             fetched = self._fetch_all(arrived.objects)
-        return arrived.opened(fetched, context)
+        return arrived.opened(fetched, context, result)
 
-    async def open_soon(self, data: bytes, *, context: Context) -> Opened:
+    async def open_soon(
+        self, data: bytes, *, context: Context, result: Result | None = None
+    ) -> Opened:
         """`open`, without blocking; what is fetched is decoded here, as what came in a message."""
         if not is_reference(data):
-            return payload.open_sealed(data, keys=self.keys, context=context)
+            return payload.open_sealed(data, keys=self.keys, context=context, result=result)
         with payload.told(context):
             arrived = self._verified(data, context)
             fetched = await in_thread(partial(self._fetch_all, arrived.objects))
-        return arrived.opened(fetched, context)
+        return arrived.opened(fetched, context, result)
 
     def _verified(self, data: bytes, context: Context) -> "_Arrived":
         try:
@@ -200,8 +202,10 @@ class _Arrived:
     vouched: Vouched | None
     signed: bool
 
-    def opened(self, fetched: dict[int, memoryview], context: Context) -> Opened:
+    def opened(
+        self, fetched: dict[int, memoryview], context: Context, result: Result | None
+    ) -> Opened:
         front = fetched.pop(FRONT, self.front)
         return payload.open_stored(
-            front, fetched, self.vouched, signed=self.signed, context=context
+            front, fetched, self.vouched, signed=self.signed, context=context, result=result
         )

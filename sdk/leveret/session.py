@@ -14,8 +14,9 @@ Rules of this file:
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from leveret.awaited import Awaited
@@ -73,6 +74,9 @@ class Session:
         """Runs whose submission is published and not yet confirmed."""
         self._to_cancel: dict[str, tuple[str, int] | None] = {}
         """With the attempt at a workflow that wants it."""
+        self._unneeded: dict[str, tuple[str, int] | None] = {}
+        """The same of inputs, which are stopped unless somebody else needs them."""
+        self._to_attach: list[str] = []
         self._on_their_way = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
@@ -177,7 +181,10 @@ class Session:
                 self._runs.warn(reply)
             case messages.Finished():
                 self._runs.finish(reply)
+            case messages.Rejected(code="unready"):
+                asyncio.get_running_loop().call_later(RETRY_EVERY, self._send_unready, reply.run)
             case messages.Rejected():
+                self._stop_unneeded(self._runs.inputs(reply.run))
                 self._runs.reject(reply)
             case _:
                 self._unanswered.pop(reply.request, None)
@@ -196,6 +203,14 @@ class Session:
             message = messages.Attach(session=self.id, runs=attached)
             self._spawn(self._send(message, attached, insist=True))
 
+    def _send_unready(self, run: str) -> None:
+        """Send a submission again that came before those of its inputs, behind these."""
+        if not self._stopped:
+            not_sent = {submission.run for submission in self._waiting}
+            again = [asked for asked in self._runs.unready(run) if asked.run not in not_sent]
+            while again:
+                self._send_batch(again, insist=True)
+
     def _enqueue(self, submission: messages.Submission) -> None:
         self._waiting.append(submission)
         if len(self._waiting) == 1:  # the first of this turn of the loop: the rest joins it
@@ -213,9 +228,23 @@ class Session:
         while self._waiting and self._on_their_way < batches.ON_THEIR_WAY:
             self._send_batch(self._waiting)
 
+    def _stop_unneeded(self, runs: Sequence[str], caller: tuple[str, int] | None = None) -> None:
+        if runs and not (self._to_cancel or self._unneeded):
+            asyncio.get_running_loop().call_soon(self._send_cancels)
+        self._unneeded.update(dict.fromkeys(runs, caller))
+
+    def _attach(self, run: str) -> None:
+        self._to_attach.append(run)
+        if len(self._to_attach) == 1:
+            asyncio.get_running_loop().call_soon(self._send_attaches)
+
+    def _send_attaches(self) -> None:
+        runs, self._to_attach = tuple(self._to_attach), []
+        self._spawn(self._send(messages.Attach(session=self.id, runs=runs), runs))
+
     def _send_batch(self, submissions: list[messages.Submission], *, insist: bool = False) -> None:
         """Send the first of these submissions, as many as share a message."""
-        batch = batches.take(submissions, lambda submission: len(submission.arguments))
+        batch = batches.take(submissions, _size)
         runs = tuple(submission.run for submission in batch)
         self._on_their_way += 1
         self._submitting.update(runs)
@@ -235,13 +264,20 @@ class Session:
 
     def _send_cancels(self) -> None:
         """Cancel what the coordinator has heard of by now, all in one message."""
-        heard = [run for run in self._to_cancel if run not in self._submitting]
-        if not heard:
+        unheard = self._submitting
+        if self._unneeded:
+            unheard = unheard | {submission.run for submission in self._waiting}
+        heard = [run for run in self._to_cancel if run not in unheard]
+        unneeded = [run for run in self._unneeded if run not in unheard]
+        if not (heard or unneeded):
             return
-        callers = [(run, caller) for run in heard if (caller := self._to_cancel.pop(run, None))]
+        wanted = [(run, self._to_cancel.pop(run)) for run in heard]
+        wanted += [(run, self._unneeded.pop(run)) for run in unneeded]
+        callers = [(run, caller) for run, caller in wanted if caller is not None]
         message = messages.Cancel(
             session=self.id,
             runs=tuple(heard),
+            unneeded=tuple(unneeded),
             callers=tuple(
                 messages.Caller(run=run, parent=parent, attempt=attempt)
                 for run, (parent, attempt) in callers
@@ -318,21 +354,31 @@ class Session:
 
         `attempt` is one that the run has come to: the end of an earlier one is not awaited.
         """
+        return self._runs.attach(run, partial(self._attach, run), attempt=attempt)
 
-        def send() -> None:
-            self._spawn(self._send(messages.Attach(session=self.id, runs=(run,)), (run,)))
+    def listen(self, run: str, *, round: int) -> Pending:
+        """Ask how a run ends that this session has submitted as an input, in this round."""
+        return self._runs.listen(run, partial(self._attach, run), round=round)
 
-        return self._runs.attach(run, send, attempt=attempt)
-
-    def cancel(self, run: str, *, caller: tuple[str, int] | None = None) -> None:
-        """Ask that a run be stopped, with all below it.
+    def cancel(
+        self,
+        run: str | None,
+        *,
+        caller: tuple[str, int] | None = None,
+        unneeded: Sequence[str] = (),
+    ) -> None:
+        """Ask that a run be stopped, with all below it, and inputs of it that nobody else needs.
 
         `caller` is the workflow run that had called it and the attempt that wants it stopped: if
         there is a later one by then, it goes on with the run.
         """
 
         def send() -> None:
+            self._stop_unneeded(unneeded, caller)
+            if run is None:
+                return
             self._runs.cancel_held(run)
+            self._runs.give_up(run)
             for submission in self._waiting:
                 if submission.run == run:
                     # Not sent yet, so it is not sent at all. There may be a run all the same, which
@@ -340,7 +386,7 @@ class Session:
                     self._waiting.remove(submission)
                     self._runs.cancel_unsent(run)
                     break
-            if not self._to_cancel:
+            if not (self._to_cancel or self._unneeded):
                 asyncio.get_running_loop().call_soon(self._send_cancels)
             self._to_cancel[run] = caller
 
@@ -387,6 +433,11 @@ class Session:
 
         if not self._mailbox.post(run) and pending is not None:
             pending.fail(_closed())
+
+
+def _size(submission: messages.Submission) -> int:
+    """Bytes, about."""
+    return len(submission.arguments) + sum(map(len, submission.inputs))
 
 
 def _closed() -> CoordinatorUnreachable:

@@ -71,6 +71,15 @@ class Mark(IntEnum):
     """The same for what the mark around it reads."""
     CHANGEABLE_VIEW = 24
     """The same for what was writable."""
+    INPUTS = 64
+    """The runs whose results are the inputs: `[mark, run, …]`, before all arguments."""
+    INPUT = 65
+    """The result of one of these runs, whose number it holds."""
+
+
+def is_call(value: object) -> bool:
+    """Whether this is what calling a task or workflow returns."""
+    return hasattr(type(value), "__leveret_call__")
 
 
 def marked(mark: Mark, *fields: object) -> list[object]:
@@ -104,9 +113,14 @@ class Writer:
         buffers: Buffers | None = None,
         *,
         by_key: bool = False,
+        call: Callable[[Any], list[object]] | None = None,
     ) -> None:
-        """Without `buffers` everything is copied into the body."""
+        """Without `buffers` everything is copied into the body.
+
+        `call` returns what stands for the result of a call; without it no call can be written.
+        """
         self._pickle = pickle
+        self._call = call
         self._buffers = buffers
         self._by_key = by_key
         self.met_order = False
@@ -127,6 +141,8 @@ class Writer:
             mark, fields_of = entry
             fields = [self.write(field, depth + 1) for field in fields_of(value)]
             return marked(mark, *fields)
+        if is_call(value):
+            return self._written_call(value)
         if "numpy" in sys.modules:
             from leveret import arrays
 
@@ -134,6 +150,11 @@ class Writer:
             if found is not None:
                 return marked(found[0], *found[1])
         return marked(Mark.PICKLE, *self._pickle(value, self.content))
+
+    def _written_call(self, value: object) -> list[object]:
+        if self._call is None:
+            raise NotEncodable("a call was not awaited: await it first and pass its result")
+        return self._call(value)
 
     def content(self, data: Any, mark: Mark) -> object:
         """Bytes as they stand in the body: themselves, or what refers to their buffer."""

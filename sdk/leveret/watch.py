@@ -146,6 +146,9 @@ def name(row: RunRow) -> str:
 def doing(row: RunRow, now: float) -> str:
     """Where it is, or how long it took."""
     match row.state:
+        case "waiting" if row.waits_for:
+            inputs = "input" if row.waits_for == 1 else "inputs"
+            text = f"waiting for {row.waits_for} {inputs}"
         case "waiting":
             text = "waiting" if row.due_at is None else f"waiting until {moment(row.due_at, now)}"
         case "parked":

@@ -175,7 +175,44 @@ async def equal_calls() -> list[int]:
     return await leveret.gather([add(1, 1) for _ in range(20)])
 
 
+@define.task
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
+@define.workflow
+async def diamond(number: int) -> list[Any]:
+    """A result that two calls get, whose results a third gets. The first is awaited as well."""
+    one = add(number, 0)
+    both = [add(leveret.result_of(one), 1), add(leveret.result_of(one), 2)]
+    return await leveret.gather([echo(both), one])
+
+
+@define.workflow
+async def catch_input(message: str) -> list[str]:
+    try:
+        await echo([add(1), fail(message)])
+    except leveret.InputFailed as error:
+        return [str(error), repr(error.__cause__)]
+    return []
+
+
+@define.workflow
+async def leave_early(started: str, go: str) -> str:
+    """Give up a call while it waits for its input."""
+    try:
+        async with asyncio.timeout(1.0):
+            await echo(wait_between(started, go))
+    except TimeoutError:
+        return "left"
+    return "stayed"
+
+
 DEFINITIONS = (
+    read,
+    diamond,
+    catch_input,
+    leave_early,
     add,
     double,
     where,

@@ -115,13 +115,6 @@ def test_a_call_shows_what_it_calls() -> None:
     call.close()
 
 
-def test_a_call_as_an_argument_is_refused() -> None:
-    inner = add(1)
-    with pytest.raises(leveret.PayloadError, match="await"):
-        cast(Any, add)(inner)
-    inner.close()
-
-
 # -- what a call asks for -------------------------------------------------------------------------
 
 

@@ -344,7 +344,7 @@ class NotAwaited:
     [
         (threading.Lock, r"a lock can't be pickled.*at \['deep'\]\[1\]"),
         (some_generator, r"a generator can't be pickled.*at \['deep'\]\[1\]"),
-        (NotAwaited, "a NotAwaited can't be pickled.*await it first"),
+        (NotAwaited, "a call was not awaited: await it first"),
         (lambda: Holder(NotAwaited()), "a Holder can't be pickled.*await it first"),
         (lambda: memoryview(b"x"), "a memoryview.*would arrive as bytes"),
         (lambda: Holder(threading.Lock()), "a Holder can't be pickled.*lock"),

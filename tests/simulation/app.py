@@ -6,6 +6,9 @@ A text is a tree: `[...]` calls its parts at the same time, `(...)` one after th
     r  fails twice, then succeeds    x  fails whenever it is tried
     o  hangs when first tried        c  is cancelled by its caller while it executes
     z  sleeps                        p  records a step
+    i  gets results of other calls   j  gets that of one that fails
+    d  gets results that others get, and that are awaited themselves
+    s  is cancelled by its caller while it waits for a result
 """
 
 import asyncio
@@ -16,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import leveret
-from leveret import define
+from leveret import define, result_of
 from leveret.context import current_run
 
 LEASE_AFTER = 8.0
@@ -77,6 +80,12 @@ async def unreliable(path: str, kind: str) -> str:
     return path
 
 
+@define.task(name="simulated-join", lost_retries=1000)
+async def join(path: str, parts: list[str]) -> str:
+    _begin(path)
+    return f"<{'+'.join(parts)}>"
+
+
 @define.workflow(name="simulated-flow", lost_retries=1000)
 async def flow(path: str, tree: str) -> str:
     _begin(path)
@@ -109,8 +118,34 @@ async def _do(path: str, part: str) -> str:
             return "z"
         case "p":
             return await leveret.step(_step, path)
+        case "i" | "j" | "d" | "s":
+            return await _join(path, part)
         case other:
             raise ValueError(other)
+
+
+async def _join(path: str, part: str) -> str:
+    """Calls as arguments of calls."""
+    one = work(f"{path}a", "t")
+    match part:
+        case "i":
+            inner = join(f"{path}b", [result_of(work(f"{path}c", "t"))])
+            return await join(path, [result_of(one), result_of(inner)])
+        case "d":
+            both = [join(f"{path}{name}", [result_of(one)]) for name in "bc"]
+            outer = join(path, [result_of(each) for each in both])
+            return "".join(await leveret.gather([outer, one, both[0]]))
+        case "j":
+            failing = unreliable(f"{path}b", "x")
+            try:
+                return await join(path, [result_of(one), result_of(failing)])
+            except leveret.InputFailed as error:
+                return "!" if isinstance(error.__cause__, Failed) else repr(error.__cause__)
+        case _:
+            with suppress(TimeoutError, leveret.RunCancelled, leveret.InputFailed):
+                async with asyncio.timeout(2.0):
+                    await join(path, [result_of(one), result_of(work(f"{path}b", "c"))])
+            return "?"
 
 
 def _step(path: str) -> str:
@@ -149,10 +184,14 @@ def expected(path: str, tree: str) -> str:
         match part[0]:
             case "[" | "(":
                 return f"({expected(where, part)})"
-            case "x":
+            case "x" | "j":
                 return "!"
-            case "c":
+            case "c" | "s":
                 return "?"
+            case "i":
+                return f"<{where}a+<{where}c>>"
+            case "d":
+                return f"<<{where}a>+<{where}a>>{where}a<{where}a>"
             case "z":
                 return "z"
             case "p":

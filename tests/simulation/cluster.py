@@ -22,7 +22,7 @@ from tests.simulation.wire import Wire
 
 PROJECT = "p"
 KEYS = Keyring(keys=(b"known to all who take part",))
-DEFINITIONS = (app.flow, app.work, app.unreliable)
+DEFINITIONS = (app.flow, app.work, app.unreliable, app.join)
 
 SETTINGS = CoordinatorSettings(worker_silent_after=13.0, vanished_after=8.0, stuck_after=12.0)
 """Less patience than usual, since every second of the simulation is paid for."""

@@ -18,6 +18,25 @@ _EXECUTING = """
 SELECT runs.id FROM runs JOIN attempts ON attempts.seq = runs.seq
 WHERE runs.finished_at IS NOT NULL AND attempts.state = 'running'
 """
+_EARLY = """
+SELECT runs.id FROM inputs
+JOIN runs ON runs.seq = inputs.seq
+JOIN runs AS made ON made.seq = inputs.input
+WHERE made.state != 'succeeded' AND runs.state IN ('pending', 'queued', 'running', 'succeeded')
+"""
+_MISCOUNTED = """
+SELECT runs.id, runs.waits_for FROM runs
+WHERE runs.waits_for != (
+    SELECT count(*) FROM inputs JOIN runs AS made ON made.seq = inputs.input
+    WHERE inputs.seq = runs.seq AND made.state != 'succeeded' AND runs.finished_at IS NULL
+)
+"""
+_HOPELESS = """
+SELECT runs.id FROM inputs
+JOIN runs ON runs.seq = inputs.seq
+JOIN runs AS made ON made.seq = inputs.input
+WHERE made.state IN ('failed', 'cancelled') AND runs.finished_at IS NULL
+"""
 _DUE = """
 SELECT runs.id FROM runs JOIN timers ON timers.seq = runs.seq WHERE runs.finished_at IS NOT NULL
 """
@@ -34,6 +53,7 @@ class Invariants:
         self._database = database
         self._before: States = {}
         self._has_timers = bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'timers'"))
+        self._has_inputs = bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'inputs'"))
 
     def rows(self, statement: str) -> Sequence[Any]:
         cursor = self._database.cursor()
@@ -58,6 +78,10 @@ class Invariants:
         self._before = now
         self._check_none(_EQUAL, "two rows for one call")
         self._check_none(_EXECUTING, "a run has ended, and an attempt at it is said to execute")
+        if self._has_inputs and self.rows("SELECT 1 FROM inputs LIMIT 1"):
+            self._check_none(_EARLY, "a run is executed without one of its inputs")
+            self._check_none(_MISCOUNTED, "a run waits for another number of inputs")
+            self._check_none(_HOPELESS, "a run waits for what has failed")
         if self._has_timers:
             self._check_none(_DUE, "a run has ended, and a timer of it is set")
         return changes

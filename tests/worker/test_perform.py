@@ -2,12 +2,13 @@
 
 import asyncio
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+from leveret import define
 from leveret.context import RunContext, current_run
-from leveret.payload import Context, encode_arguments, seal
+from leveret.payload import Context, encode, encode_arguments, seal, with_inputs
 from leveret.sealing import Sealer
 from leveret_worker.errors import Terminated
 from leveret_worker.perform import Ending, perform, perform_async
@@ -42,6 +43,61 @@ def test_a_function_runs_within_its_run() -> None:
 def test_arguments_that_do_not_fit_fail_the_run() -> None:
     ending = perform(lambda: None, arguments(1), run=CONTEXT, sealer=SEALER)
     assert failure_type(ending) == "TypeError"
+
+
+@define.task
+async def make() -> list[int]:
+    return []
+
+
+def _with_inputs(*runs: str, results_of: str = "") -> tuple[bytes, dict[str, bytes]]:
+    """Arguments that name inputs, the first of them twice, and their results as they came."""
+    call = use([made := make(), made, *(make() for _ in runs[1:])])
+    context = Context(project="vision", run=RUN, direction="arguments")
+    sealed = seal(with_inputs(call.arguments, runs), keys=KEYS, context=context)
+    call.close()
+    results: dict[str, bytes] = {}
+    for run in runs:
+        context = Context(project="vision", run=results_of or run, direction="result")
+        results[run] = seal(encode([run]), keys=KEYS, context=context)
+    return sealed, results
+
+
+@define.task
+async def use(values: list[Any]) -> None: ...
+
+
+def _same(values: list[list[str]]) -> list[object]:
+    return [values[0] is values[1], *values]
+
+
+def test_results_stand_where_the_arguments_name_their_runs() -> None:
+    sealed, results = _with_inputs("run_a", "run_b")
+    ending = perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert opened(ending) == [True, ["run_a"], ["run_a"], ["run_b"]]
+
+
+async def test_results_reach_an_async_function_as_well() -> None:
+    async def same(values: list[list[str]]) -> list[object]:
+        return _same(values)
+
+    sealed, results = _with_inputs("run_a")
+    ending = await perform_async(same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert opened(ending) == [True, ["run_a"], ["run_a"]]
+
+
+def test_a_result_that_did_not_come_fails_the_run() -> None:
+    sealed, results = _with_inputs("run_a", "run_b")
+    del results["run_b"]
+    ending = perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert failure_type(ending) == "leveret.errors.PayloadError"
+
+
+def test_the_result_of_another_run_is_taken_for_none() -> None:
+    sealed, results = _with_inputs("run_a", results_of="run_other")
+    ending = perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert ending.failure is not None
+    assert "the result of run run_a can't be read" in ending.failure.message
 
 
 def test_only_the_childs_own_ending_passes() -> None:

@@ -117,7 +117,7 @@ class Child:
             raise
         except BaseException as error:
             return failed(error, run=run, sealer=self._sealer)
-        return perform(fn, order.arguments, run=run, sealer=self._sealer)
+        return perform(fn, order.arguments, run=run, sealer=self._sealer, inputs=order.inputs)
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number not in self._functions:

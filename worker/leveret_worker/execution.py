@@ -158,6 +158,12 @@ class Execution:
         return self.invocation.run
 
     @property
+    def inputs(self) -> dict[str, bytes]:
+        """The results that came with it, by their runs."""
+        given = self.invocation.inputs
+        return {each.run: each.result for each in given if each.result is not None}
+
+    @property
     def number(self) -> int:
         """Which attempt at its run this is."""
         return self.invocation.attempt
@@ -165,6 +171,11 @@ class Execution:
     @property
     def is_running(self) -> bool:
         return self.state in RUNNING
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether nothing has stopped it."""
+        return self.stopped_for is None
 
     @property
     def is_dropped(self) -> bool:

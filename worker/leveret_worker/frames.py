@@ -9,7 +9,7 @@ means that the child shall end. The frames never leave the machine, nor the vers
 
 import os
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -18,7 +18,7 @@ from leveret.keys import Keyring
 from leveret.sealing import PayloadOptions
 from leveret_worker.code import SealedCode
 from leveret_worker.functions import FunctionRef
-from leveret_worker.perform import Ending
+from leveret_worker.perform import Ending, Inputs
 
 if TYPE_CHECKING:
     from leveret_broker.messages import Failure
@@ -62,6 +62,7 @@ class Order:
     round: int = 1
     is_fresh: bool = False
     """See `RunContext.fresh`."""
+    inputs: Inputs = field(default_factory=dict[str, bytes])
 
 
 def pack_setup(setup: Setup) -> bytes:
@@ -94,14 +95,14 @@ def pack_order(order: Order) -> bytes:
             None if order.path is None else [_encoded(entry) for entry in order.path],
             order.round,
             order.is_fresh,
+            dict(order.inputs),
         )
     )
 
 
 def unpack_order(frame: bytes) -> Order:
-    run, attempt, root, project, definition, arguments, number, ref, path, round_, is_fresh = (
-        msgpack.unpackb(frame)
-    )
+    run, attempt, root, project, definition, arguments, *rest = msgpack.unpackb(frame)
+    number, ref, path, round_, is_fresh, inputs = rest
     return Order(
         run=run,
         attempt=attempt,
@@ -114,6 +115,7 @@ def unpack_order(frame: bytes) -> Order:
         path=None if path is None else [os.fsdecode(entry) for entry in path],
         round=round_,
         is_fresh=is_fresh,
+        inputs=inputs,
     )
 
 

@@ -5,9 +5,10 @@ raises is the run's failure, `SystemExit` and `KeyboardInterrupt` too; only canc
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from leveret.context import RunContext, entering
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from leveret_broker.messages import Failure
 
 
+Inputs = Mapping[str, bytes]
+"""Results that belong into the arguments, each sealed, by their runs."""
+NO_INPUTS: Inputs = MappingProxyType({})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
     """How an attempt ended, if nobody stopped it: a result, or an error with its description."""
@@ -32,12 +38,25 @@ class Ending:
     """The process that executed it died."""
 
 
-def perform(fn: Callable[..., Any], arguments: bytes, *, run: RunContext, sealer: Sealer) -> Ending:
+def perform(
+    fn: Callable[..., Any],
+    arguments: bytes,
+    *,
+    run: RunContext,
+    sealer: Sealer,
+    inputs: Inputs = NO_INPUTS,
+) -> Ending:
     """Call a function within a run. Raises nothing but `Terminated`."""
     with entering(run):
         try:
             context = _context(run, "arguments")
-            args, kwargs = as_arguments(sealer.open(arguments, context=context).value, context)
+            results = {
+                made: sealer.open(data, context=_result_of(made, run)).value
+                for made, data in inputs.items()
+            }
+            opened = sealer.open(arguments, context=context, result=_among(results))
+            args, kwargs = as_arguments(opened.value, context)
+            del opened, results
             result = fn(*args, **kwargs)
             del args, kwargs  # they may be large, and so may the result
             return _succeeded(result, run, sealer)
@@ -48,7 +67,12 @@ def perform(fn: Callable[..., Any], arguments: bytes, *, run: RunContext, sealer
 
 
 async def perform_async(
-    fn: Callable[..., Any], arguments: bytes, *, run: RunContext, sealer: Sealer
+    fn: Callable[..., Any],
+    arguments: bytes,
+    *,
+    run: RunContext,
+    sealer: Sealer,
+    inputs: Inputs = NO_INPUTS,
 ) -> Ending:
     """Await an async function within a run. Raises nothing but `CancelledError`.
 
@@ -58,9 +82,12 @@ async def perform_async(
     with entering(run):
         try:
             context = _context(run, "arguments")
-            opened = await sealer.open_soon(arguments, context=context)
+            results: dict[str, object] = {}
+            for made, data in inputs.items():
+                results[made] = (await sealer.open_soon(data, context=_result_of(made, run))).value
+            opened = await sealer.open_soon(arguments, context=context, result=_among(results))
             args, kwargs = as_arguments(opened.value, context)
-            del opened
+            del opened, results
             result = await fn(*args, **kwargs)
             del args, kwargs  # they may be large, and so may the result
             return await _succeeded_soon(result, run, sealer)
@@ -87,6 +114,21 @@ async def failed_soon(error: BaseException, *, run: RunContext, sealer: Sealer) 
     error = _shown(error, run)
     sealed = await encode_failure_soon(error, sealer=sealer, context=context)
     return Ending(error=sealed, failure=describe(error))
+
+
+def _among(results: Mapping[str, object]) -> Callable[[str], object]:
+    """The result of an input. Raises `PayloadError` for one that did not come."""
+
+    def result(made: str) -> object:
+        if made not in results:
+            raise PayloadError(f"the result of its input {made} did not come with it")
+        return results[made]
+
+    return result
+
+
+def _result_of(made: str, run: RunContext) -> Context:
+    return Context(project=run.project, run=made, direction="result")
 
 
 def _succeeded(result: object, run: RunContext, sealer: Sealer) -> Ending:

@@ -22,7 +22,7 @@ from leveret_worker.children import Child, Exit
 from leveret_worker.errors import ChildDied, ChildNotStarted, PoolStopped
 from leveret_worker.frames import Order, Setup
 from leveret_worker.functions import FunctionRef
-from leveret_worker.perform import Ending
+from leveret_worker.perform import Ending, Inputs
 
 __all__ = ["Ending", "Job", "ProcessPool"]
 
@@ -50,6 +50,7 @@ class Job:
     round: int = 1
     is_fresh: bool = False
     """See `RunContext.fresh`."""
+    inputs: Inputs = field(default_factory=dict[str, bytes])
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -242,4 +243,5 @@ def _order(job: Job, worker: _Worker) -> Order:
         path=path,
         round=job.round,
         is_fresh=job.is_fresh,
+        inputs=job.inputs,
     )

@@ -27,7 +27,8 @@ log = logs.get_logger("leveret.worker")
 Ended = Callable[[Ending | None], None]
 
 
-def _context(execution: Execution, connection: Connection | None = None) -> RunContext:
+def context_of(execution: Execution, connection: Connection | None = None) -> RunContext:
+    """What the code of an execution knows of its run."""
     return RunContext(
         run=execution.run,
         attempt=execution.number,
@@ -68,7 +69,7 @@ class FetchingRunner:
             if task.cancelled() or execution.state == "stopping":
                 ended(None)
             elif (error := task.exception()) is not None:
-                ended(failed(error, run=_context(execution), sealer=self._sealer))
+                ended(failed(error, run=context_of(execution), sealer=self._sealer))
             else:
                 execution.code = _sealed(execution, ref, task.result())
                 self._inner.begin(execution, ended)
@@ -103,8 +104,9 @@ class AsyncRunner:
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
         is_workflow = execution.definition.kind == "workflow"
-        context = _context(execution, self._connection if is_workflow else None)
-        arguments, sealer = execution.invocation.arguments, self._connection.sealer
+        context = context_of(execution, self._connection if is_workflow else None)
+        arguments, inputs = execution.invocation.arguments, execution.inputs
+        sealer = self._connection.sealer
         begun: list[asyncio.Task[Ending]] = []
 
         async def run() -> Ending:
@@ -113,7 +115,7 @@ class AsyncRunner:
             except Exception as error:
                 return await failed_soon(error, run=context, sealer=sealer)
             try:
-                return await perform_async(fn, arguments, run=context, sealer=sealer)
+                return await perform_async(fn, arguments, run=context, sealer=sealer, inputs=inputs)
             except asyncio.CancelledError as error:
                 # A failure only if its own code cancelled it: see `outcome_of`.
                 return failed(error, run=context, sealer=sealer)
@@ -157,8 +159,8 @@ class ThreadRunner:
 
     def begin(self, execution: Execution, ended: Ended) -> None:
         """See `executor.Runner`."""
-        context = _context(execution)
-        arguments = execution.invocation.arguments
+        context = context_of(execution)
+        arguments, inputs = execution.invocation.arguments, execution.inputs
 
         def run() -> None:
             try:
@@ -166,7 +168,7 @@ class ThreadRunner:
             except Exception as error:
                 ending = failed(error, run=context, sealer=self._sealer)
             else:
-                ending = perform(fn, arguments, run=context, sealer=self._sealer)
+                ending = perform(fn, arguments, run=context, sealer=self._sealer, inputs=inputs)
             self._home.post(lambda: ended(ending))
 
         try:
@@ -202,6 +204,7 @@ class ProcessRunner:
                     root=execution.invocation.root,
                     round=execution.invocation.round,
                     is_fresh=is_fresh(execution),
+                    inputs=execution.inputs,
                 )
             )
         except ChildDied as error:
@@ -209,7 +212,7 @@ class ProcessRunner:
         except PoolStopped:
             return None
         except Exception as error:
-            return await failed_soon(error, run=_context(execution), sealer=self._sealer)
+            return await failed_soon(error, run=context_of(execution), sealer=self._sealer)
 
 
 def _function(execution: Execution, loaded: Loaded, keys: Keyring | None) -> Callable[..., Any]:

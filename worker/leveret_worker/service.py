@@ -34,6 +34,7 @@ from leveret_worker.generic import Generic
 from leveret_worker.heartbeat import Heart
 from leveret_worker.membership import Membership
 from leveret_worker.processes import ProcessPool
+from leveret_worker.provision import Providing
 from leveret_worker.reporter import Reporter
 from leveret_worker.rooms import Rooms
 from leveret_worker.runners import AsyncRunner, FetchingRunner, ProcessRunner, ThreadRunner
@@ -237,12 +238,20 @@ class WorkerService:
             serve=self._serve_more,
         )
         sealer, shelf, loaded = connection.sealer, self._shelf, Loaded()
-        loop = AsyncRunner(self._user_thread, home, connection, loaded)
+        loop, session = AsyncRunner(self._user_thread, home, connection, loaded), self._session
         return Executor(
             runners=Runners(
-                loop=FetchingRunner(loop, shelf, sealer),
-                thread=FetchingRunner(ThreadRunner(home, sealer, loaded), shelf, sealer),
-                process=FetchingRunner(ProcessRunner(self._pool, sealer), shelf, sealer),
+                loop=Providing(FetchingRunner(loop, shelf, sealer), session, sealer),
+                thread=Providing(
+                    FetchingRunner(ThreadRunner(home, sealer, loaded), shelf, sealer),
+                    session,
+                    sealer,
+                ),
+                process=Providing(
+                    FetchingRunner(ProcessRunner(self._pool, sealer), shelf, sealer),
+                    session,
+                    sealer,
+                ),
             ),
             rooms=Rooms(slots=self._slots, processes=self._processes),
             claims=self._claims,
