@@ -267,7 +267,7 @@ async def test_a_plain_client_reaches_no_queue_and_no_exchange_of_others(place: 
         ]
         reached: list[str] = []
         async with channel_of(place, "anna") as channel:
-            for name in [*foreign, *made_up, "ab:note:0"]:
+            for name in [*foreign, *made_up, "ab:note:0", "xa:note:0", "xreplies:a:y"]:
                 for what, attempt in _at_queue(name).items():
                     reached += [f"{what} {name}"] if not await _is_refused(channel, attempt) else []
             for what in ("declare", "publish"):  # work queues are for the coordinator to make

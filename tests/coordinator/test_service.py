@@ -295,6 +295,25 @@ async def test_what_is_no_message_is_set_aside_with_its_reason(
     assert isinstance(await caller.ask(Hello(session="s", request="1")), Welcome)
 
 
+@pytest.mark.usefixtures("service")
+async def test_what_comes_through_an_exchange_of_a_project_speaks_for_that_project_only(
+    caller: peers.Caller,
+) -> None:
+    await caller.consume("leveret.dead")
+    await caller.transport.declare(*topology.exchanges("q"))
+    outgoing = Outgoing(
+        body=codec.encode(Hello(session="s", request="1")),
+        queue=topology.REQUESTS.name,
+        exchange=topology.project_exchange("q"),
+    )
+    await caller.transport.publish(outgoing)
+    await caller.until(lambda: bool(caller.deliveries["leveret.dead"]))
+    [dead] = caller.deliveries["leveret.dead"]
+    reason = "refused: from the project 'q', and 's' is not of it"
+    assert dead.headers[topology.REASON_HEADER] == reason
+    assert not caller.replies
+
+
 async def test_a_message_that_fails_is_set_aside_and_its_batch_goes_on(
     transport: MemoryTransport, caller: peers.Caller, tmp_path: Path
 ) -> None:
