@@ -35,6 +35,13 @@ def calibrate(reading: Reading) -> tuple[Reading, int, str]:
     if reading.value < 0:
         raise Implausible(reading.value)
     return Reading(correct(reading.value)), os.getpid(), os.getcwd()
+
+@define.task(retries=1, backoff=0.01, retry_on=Implausible)
+def second_try() -> bool:
+    if not os.path.exists("tried"):
+        open("tried", "w").close()
+        raise Implausible
+    return True
 """
 CONNECT = """
 async with leveret.connect(project="lab") as client:
@@ -47,6 +54,7 @@ except Implausible as error:
     assert error.args == (-1.0,)
 else:
     raise AssertionError("nothing was raised")
+assert await second_try()
 """
 EDITED_HELPER = """
 def correct(value):

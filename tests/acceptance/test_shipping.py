@@ -15,6 +15,7 @@ pytestmark = pytest.mark.rabbitmq
 SCRIPT = """
 import asyncio, os, sys
 from dataclasses import dataclass
+from pathlib import Path
 import leveret
 from leveret import define
 
@@ -36,6 +37,13 @@ def scale(point: Point) -> Point:
     if point.x > 100:
         raise TooFar(point.x)
     return Point(helper(point.x), helper(point.y))
+
+@define.task(retries=1, backoff=0.01, retry_on=TooFar)
+def nearer() -> str:
+    if not Path("tried").exists():
+        Path("tried").touch()
+        raise TooFar
+    return "at last"
 
 @define.task
 async def where() -> tuple[int, str]:
@@ -61,6 +69,7 @@ async def main():
         assert error.args == (101,)
     else:
         raise AssertionError("nothing was raised")
+    assert await nearer() == "at last"
     print("ran in", folder)
     async with leveret.connect() as client:
         run = await client.start(scale(Point(1, 2)))
@@ -130,12 +139,22 @@ VERSION = "{version}"
 class Sample:
     text: str
 
+    def {version}(self):
+        return self
+
 def describe(sample):
     return Sample(f"{{VERSION}} {{sample.text}}")
 
 @define.task
 def prepare(sample: Sample) -> Sample:
     return describe(sample)
+"""
+INSTALLED = """
+import pipeline
+from leveret import define
+
+@define.task
+def other() -> None: ...
 """
 USER = """
 import asyncio, leveret
@@ -145,7 +164,7 @@ from pipeline import Sample
 
 @define.workflow
 async def whole() -> Sample:
-    return await pipeline.prepare(Sample("s"))
+    return (await pipeline.prepare(Sample("s").new())).new()
 
 async def main():
     async with leveret.connect(ship=["pipeline"]):
@@ -161,8 +180,14 @@ def test_a_named_module_is_carried_whatever_the_worker_has_of_that_name(site: Si
     lab = Lab(site)
     (site.folder / "pipeline.py").write_text(MODULE.format(version="old"))
     lab.write("pipeline.py", MODULE.format(version="new"))
-    lab.worker()
+    (site.folder / "installed.py").write_text(INSTALLED)
+    lab.worker("installed")
     assert lab.printed("user.py", USER) == "new s\nnew s\n"
+    by_variable = USER.replace('ship=["pipeline"]', "")
+    done = lab.run("user.py", by_variable, LEVERET_SHIP="other_module, pipeline")
+    assert "leveret.errors.SettingError: ship: 'other_module' can't be imported" in done.stderr
+    done = lab.run("user.py", by_variable, LEVERET_SHIP=" pipeline,")
+    assert done.stdout == "new s\nnew s\n", done.stderr
 
 
 MISSING = """
@@ -253,11 +278,22 @@ def test_a_worker_that_accepts_code_needs_a_key_and_one_that_does_not_an_app(sit
 
 LONG = """
 import asyncio, os, time
+from dataclasses import dataclass
 from pathlib import Path
 from leveret import define
 
+@dataclass(frozen=True)
+class Item:
+    names: frozenset[str]
+
 @define.task
-def wait() -> int:
+def note(item: Item) -> Item:
+    with Path("{folder}", "noted").open("a") as file:
+        file.write("noted\\n")
+    return item
+
+@define.task
+def wait(item: Item) -> int:
     folder = Path("{folder}")
     (folder / f"{{os.getppid()}}.started").touch()
     while not (folder / "go").exists():
@@ -266,7 +302,8 @@ def wait() -> int:
 
 @define.workflow
 async def waited() -> int:
-    return await wait()
+    item = Item(frozenset("abcdefgh"))
+    return await wait(await note(item))
 
 print(asyncio.run(waited()))
 """
@@ -288,6 +325,7 @@ def test_a_shipped_run_whose_worker_is_killed_goes_on_elsewhere(site: Site) -> N
     assert caller.wait() == 0, caller.text()
     (second,) = started() - {first}
     assert int(caller.text().split()[-1]) == second
+    assert (site.folder / "noted").read_text() == "noted\n", "what had ended was not repeated"
 
 
 def test_the_catalog_keeps_the_code(site: Site) -> None:

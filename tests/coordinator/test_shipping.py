@@ -181,6 +181,14 @@ async def test_a_run_keeps_the_code_that_its_caller_meant(catalog: Catalog) -> N
     assert await codes(catalog) == [ref("d1"), ref("d2")]
 
 
+async def test_what_somebody_else_shipped_meanwhile_is_not_meant(catalog: Catalog) -> None:
+    await build.apply(catalog, ship(FIT, digest="d1"))
+    await build.apply(catalog, ship(FIT, digest="d2"))
+    decision = await call(catalog, RUN, ref("d1"))
+    assert decision.invocations[0].as_message().code == ref("d1")
+    assert await codes(catalog) == [ref("d1")]
+
+
 async def test_a_run_by_identifier_gets_what_was_shipped_last(catalog: Catalog) -> None:
     await build.apply(catalog, ship(FIT, digest="d1"))
     await build.apply(catalog, ship(FIT, digest="d2"))

@@ -142,9 +142,11 @@ async def test_what_still_executes_is_not_let_go(site: Site) -> None:
     site.in_use = {"a"}
     await site.generic.start()
     site.in_use, site.busy = set(), {"p:a:0"}
+    site.taken()
     site.generic.refresh()
     await settle()
     assert site.served == ["a"]
+    assert site.taken() == ["ask"]
     site.busy = set()
     await site.clock.let_pass(ASK_EVERY)
     assert site.served == []

@@ -26,7 +26,11 @@ class WorkQueues:
         place = len(windows)
         windows.append(None)
         await self._transport.declare(topology.work_queue(queue))
-        windows[place] = await self._transport.consume(queue, self._on_delivery, prefetch=prefetch)
+        consumer = await self._transport.consume(queue, self._on_delivery, prefetch=prefetch)
+        windows[place] = consumer
+        if self._consumers.get(queue) is not windows:  # it was released meanwhile
+            with suppress(TransportError):
+                await consumer.cancel()
 
     async def release(self, queue: str) -> None:
         """Take no more of a queue."""
