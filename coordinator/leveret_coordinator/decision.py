@@ -67,6 +67,8 @@ class LateOutcome:
     attempt: int
     worker: str
     reason: str
+    started_at: float | None
+    """When the worker began it, in seconds since the Unix epoch; `None` if it has not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

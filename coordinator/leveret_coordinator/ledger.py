@@ -10,7 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from leveret_broker.identifiers import Kind
-from leveret_broker.messages import AttemptState, Finished, Heartbeat, Reply, Verdict
+from leveret_broker.messages import (
+    AttemptState,
+    Claim,
+    Finished,
+    Heartbeat,
+    Outcome,
+    Reply,
+    Started,
+    Verdict,
+)
 from leveret_coordinator import states
 from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome, Stopped
 from leveret_coordinator.facts import Facts
@@ -310,8 +319,16 @@ class Ledger:
     def suspect(self, worker: str) -> None:
         self._suspects[worker] = None
 
-    def refuse(self, run: str, attempt: int, worker: str, reason: str) -> None:
-        self._refused.append(LateOutcome(run=run, attempt=attempt, worker=worker, reason=reason))
+    def refuse(self, news: Outcome | Started | Claim, worker: str, reason: str) -> None:
+        self._refused.append(
+            LateOutcome(
+                run=news.run,
+                attempt=news.attempt,
+                worker=worker,
+                reason=reason,
+                started_at=news.started_at,
+            )
+        )
 
     # -- the whole --
 

@@ -18,7 +18,7 @@ def of_project(message: Outcomes, ledger: Ledger) -> Outcomes:
     def is_own(told: Outcome | Started | Claim) -> bool:
         is_foreign = confinement.is_foreign(ledger.run(told.run), message.project)
         if is_foreign:
-            ledger.refuse(told.run, told.attempt, message.worker, "it is of another project")
+            ledger.refuse(told, message.worker, "it is of another project")
         return not is_foreign
 
     update = {
@@ -161,7 +161,7 @@ def _current(
 
 
 def _refuse(news: Outcome | Started, worker: str, reason: str, ledger: Ledger) -> None:
-    ledger.refuse(news.run, news.attempt, worker, reason)
+    ledger.refuse(news, worker, reason)
     if isinstance(news, Started):
         verdict = Verdict(run=news.run, attempt=news.attempt, granted=None)
         ledger.judge(worker, verdict)

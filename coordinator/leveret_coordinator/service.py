@@ -509,6 +509,7 @@ class CoordinatorService:
                 attempt=late.attempt,
                 worker=late.worker,
                 reason=late.reason,
+                started_at=late.started_at,
             )
 
     async def _fail_unpublishable(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests import rabbit
 from tests.acceptance.chaos import verdict, workload
 from tests.acceptance.chaos.driver import Entry
-from tests.acceptance.chaos.evidence import Evidence, Row
+from tests.acceptance.chaos.evidence import Evidence, Refused, Row
 from tests.acceptance.chaos.ledger import Event, Line
 from tests.acceptance.chaos.run import run
 from tests.conftest import Tell
@@ -78,6 +78,7 @@ def evidence() -> Evidence:
     return Evidence(
         seed=7,
         rows={one.id: one for one in tree},
+        refused=[],
         lines=[line(event, one.id, at) for one in tree for event, at in events],
         journal=[
             Entry(index=0, run=None),
@@ -104,6 +105,18 @@ def executed(*more: Line) -> Evidence:
 
 def test_nothing_is_said_of_a_round_in_which_all_went_well() -> None:
     assert verdict.violations(evidence()) == []
+
+
+def test_what_was_begun_in_time_and_then_stopped_for_a_while_is_no_second_execution() -> None:
+    second = executed(line("start", "run_9", 5.0, attempt=1))
+    second = replace(second, rows={**second.rows, "run_9": row("run_9", attempt=2)})
+    second = replace(second, lines=[*second.lines, line("end", "run_9", 3.0, attempt=2)])
+    second.lines.remove(line("start", "run_9", 2.0))
+    refused = [Refused(run="run_9", attempt=1, started_at=2.9)]
+    late = [Refused(run="run_9", attempt=1, started_at=4.9)]
+    assert verdict.violations(replace(second, refused=refused)) == []
+    [found] = verdict.violations(replace(second, refused=late))
+    assert "1.900 s after its end" in found.what
 
 
 @pytest.mark.parametrize(

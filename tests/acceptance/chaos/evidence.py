@@ -3,9 +3,10 @@
 The catalog is read as the file it is: whoever is judged is not asked.
 """
 
+import json
 import sqlite3
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,20 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refused:
+    """News of an attempt that the coordinator refused."""
+
+    run: str
+    attempt: int
+    started_at: float
+    """When the worker began it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     seed: int
     rows: dict[str, Row]
+    refused: list[Refused]
     lines: list[ledger.Line]
     journal: list[driver.Entry]
     timers: list[dict[str, Any]]
@@ -69,6 +81,19 @@ def rows(catalog: Path) -> dict[str, Row]:
             " FROM runs JOIN definitions ON definitions.id = runs.definition ORDER BY seq"
         )
         return {row["id"]: _row(dict(row), attempts.get(row["seq"], [])) for row in found}
+
+
+def refused(logs: Iterable[Path]) -> list[Refused]:
+    """What the coordinator's logs tell of it. Killed, it may have left half a line."""
+    found: list[Refused] = []
+    for log in logs:
+        for line in log.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                told = json.loads(line)
+                if told["event"] == "outcome refused":
+                    fields = {name: told[name] for name in ("run", "attempt", "started_at")}
+                    found.append(Refused(**fields))
+    return found
 
 
 def waiting(catalog: Path) -> dict[str, int]:

@@ -55,6 +55,7 @@ class Round:
         return evidence.Evidence(
             seed=self.seed,
             rows=evidence.rows(catalog),
+            refused=evidence.refused(self.cluster.coordinator.logs),
             lines=ledger.read(folder),
             journal=driver.read(folder),
             timers=evidence.table(catalog, "timers"),

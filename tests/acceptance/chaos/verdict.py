@@ -110,15 +110,16 @@ def every_call_is_one_run(evidence: Evidence) -> Iterator[Violation]:
 def finished_runs_are_not_executed_again(evidence: Evidence) -> Iterator[Violation]:
     """No margin: an execution is begun before it can be recorded as ended, by the same clock.
 
-    When it was begun its worker says, and else its own first line. Between the two a worker may be
-    stopped (SIGSTOP) for as long as somebody likes: nothing can keep code from going on after that.
+    When it was begun its worker says, be it in news that were refused, and else its own first line.
+    Between the two a worker may be stopped (SIGSTOP) for as long as somebody likes: nothing can
+    keep code from going on after that.
     """
     for line in evidence.lines:
         row = evidence.rows.get(line.run)
         if row is None:
             yield Violation(what=f"executed and not in the catalog: {line}", run=line.run)
         elif row.state == "succeeded" and row.finished_at is not None and line.event == "start":
-            late = min(line.at, _begun_at(row, line)) - row.finished_at
+            late = min(line.at, _begun_at(row, line, evidence)) - row.finished_at
             if late > 0:
                 told = f"{line.name} was begun {late:.3f} s after its end as attempt {line.attempt}"
                 yield Violation(what=told, run=line.run)
@@ -127,10 +128,12 @@ def finished_runs_are_not_executed_again(evidence: Evidence) -> Iterator[Violati
                 yield Violation(what=told, run=line.run)
 
 
-def _begun_at(row: Row, line: Line) -> float:
+def _begun_at(row: Row, line: Line, evidence: Evidence) -> float:
     """When the worker began the attempt, as it told; the time of the line if it told nothing."""
     mine = [attempt for attempt in row.attempts if attempt["number"] == line.attempt]
     told = [at for attempt in mine if (at := attempt.get("started_at")) is not None]
+    attempt = (line.run, line.attempt)
+    told += [one.started_at for one in evidence.refused if (one.run, one.attempt) == attempt]
     return min(told, default=line.at)
 
 
