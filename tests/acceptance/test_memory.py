@@ -19,6 +19,10 @@ PAYLOAD = int(os.environ.get("LEVERET_TEST_PAYLOAD_MB", "256")) << 20
 """Bytes of the array that goes to a task and back."""
 
 APP = """
+import asyncio
+
+import numpy as np
+
 from leveret import define
 
 
@@ -30,13 +34,25 @@ def add_one(array):
 @define.task
 def pick(data, number):
     return float(data[number])
+
+
+@define.task
+def make(number, size):
+    return np.full(size // 8, float(number))
+
+
+@define.workflow
+async def move(count, size):
+    made = [make(number, size) for number in range(count)]
+    more = [add_one(each) for each in made]
+    return await asyncio.gather(*[pick(each, 0) for each in more])
 """
 
 CALLER = """
 import asyncio, json, sys
 import numpy as np
 import leveret
-from app import add_one, pick
+from app import add_one, move, pick
 
 
 def peak():
@@ -65,8 +81,14 @@ async def to_many(count):
         return await asyncio.gather(*calls) == list(range(count))
 
 
+async def moved(size):
+    async with leveret.connect():
+        return await move(10, size) == [number + 1.0 for number in range(10)]
+
+
 number = int(sys.argv[2])
-right = asyncio.run({"back": there_and_back, "many": to_many}[sys.argv[1]](number))
+what = {"back": there_and_back, "many": to_many, "moved": moved}[sys.argv[1]]
+right = asyncio.run(what(number))
 print(json.dumps({"right": bool(right), "peak": peak()}))
 """
 
@@ -136,3 +158,13 @@ def test_an_array_that_goes_to_a_hundred_tasks_is_stored_and_held_once(cluster: 
     assert told["right"]
     assert [path.stat().st_size for path in cluster.objects] == [8_000_000]
     assert told["peak"] < 300 << 20  # a copy for each call would be 800 MB
+
+
+def test_a_workflow_that_passes_results_on_never_holds_them(cluster: Cluster) -> None:
+    told = cluster.call("moved", str(100 << 20))
+
+    assert told["right"]
+    assert len(cluster.objects) == 11  # of 20: what was made equals one more than the one before
+    print(f"\npeak memory of the workflow's process: {peak(cluster.worker.pid) >> 20} MB")
+    assert peak(cluster.worker.pid) < 100 << 20
+    assert peak(cluster.coordinator.pid) < 100 << 20
