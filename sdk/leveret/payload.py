@@ -169,6 +169,7 @@ class _Writing:
         except (ValueError, OverflowError) as error:  # 4 GiB or 2**32 elements in one piece
             raise PayloadError(f"{subject}too large for one payload: {error}") from error
         buffers, digests = tuple(self._buffers.views), self._buffers.digests
+        self._buffers.views = []  # this is part of a cycle, and they are large
         inputs = tuple(call for _, call in self._inputs.values())
         pickling = self._pickling
         if pickling is None:

@@ -1,7 +1,9 @@
 """Large payloads: stored once, referred to, vouched for by the signature of what refers to them."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,18 @@ def test_calls_that_wait_share_one_copy_of_what_is_large() -> None:
     assert one.buffers[0] is not three.buffers[0]
     assert np.frombuffer(one.buffers[0])[0] == 0
     assert one.digests == two.digests == (buffers.digest(one.buffers[0]),)
+
+
+def test_a_copy_goes_at_once_with_the_last_call_that_needs_it() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        encoded = encode_arguments((np.arange(1_000_000.0),), {})
+        copy = weakref.ref(encoded.buffers[0])
+        del encoded
+        assert copy() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_loop_goes_on_while_a_value_is_stored_and_fetched(tmp_path: Path) -> None:
