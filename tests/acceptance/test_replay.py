@@ -48,6 +48,7 @@ class Case:
 CASES = {
     "50 equal calls": Case(call=lambda: flows.fan(50), children=50, tickets=50, before=20),
     "20 branches of two": Case(call=lambda: flows.branches(20), children=40, tickets=40, before=25),
+    "20 results passed on": Case(call=lambda: flows.relay(20), children=41, tickets=40, before=25),
     "sets, arrays and models": Case(
         call=lambda: flows.objects(), children=16, tickets=16, before=7
     ),

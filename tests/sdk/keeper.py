@@ -79,6 +79,11 @@ class Keeper:
             round=round,
         )
 
+    def tell(self, *replies: messages.Reply) -> None:
+        """Tell the session something."""
+        assert self.session is not None
+        self._reply(self.session.id, *replies)
+
     async def until(self, ready: Callable[["Keeper"], bool]) -> None:
         """Return when this holds; it is asked again after every request."""
         async with asyncio.timeout(PATIENCE):

@@ -1,6 +1,7 @@
 """Calls as arguments of calls: what they ask for, what makes them the same, what can't be."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from leveret.calls import Call
 from leveret.connection import Connection
 from leveret.context import RunContext, entering
 from leveret_broker import messages
-from tests.sdk.keeper import keeping
+from tests.sdk.keeper import Keeper, keeping
 
 
 @define.task
@@ -243,3 +244,90 @@ def test_arguments_with_an_input_where_none_can_be_are_refused() -> None:
     sealed = payload.seal(encoded, keys=None, context=context)
     with pytest.raises(leveret.PayloadError, match="an input where none can be"):
         payload.unseal(sealed, keys=None, context=context)
+
+
+# -- what the coordinator answers -----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _asked(*inputs: Call[Any]) -> AsyncGenerator[tuple[Keeper, Call[Any], list[str]]]:
+    """A call that was submitted, and nobody has answered; the ids of its inputs and of itself."""
+    async with keeping() as keeper:
+        keeper.silent = True
+        assert keeper.session is not None
+        outer = use(list(inputs))
+        await outer.start(Connection(keeper.session, project="p", keys=None))
+        await keeper.until(lambda keeper: len(keeper.submissions) == 1 + len(inputs))
+        yield keeper, outer, [each.run for each in keeper.submissions]
+
+
+def _accepted(run: str) -> messages.Accepted:
+    record = messages.DefinitionRecord(
+        id="task_1", project="p", kind="task", name="make", version="0", queue="p:make:0"
+    )
+    return messages.Accepted(run=run, definition=record)
+
+
+def _rejected(run: str, code: messages.RefusalCode) -> messages.Rejected:
+    return messages.Rejected(run=run, code=code, message="no such thing")
+
+
+async def test_a_submission_that_overtook_its_inputs_is_sent_again_behind_them() -> None:
+    async with _asked(make(1), make(2)) as (keeper, _, (first, second, outer)):
+        keeper.tell(_accepted(first), _rejected(outer, "unready"))
+        await keeper.until(lambda keeper: len(keeper.submissions) >= 5)
+        assert [each.run for each in keeper.submissions[3:]] == [second, outer]
+
+
+async def test_what_was_stopped_meanwhile_is_not_sent_again() -> None:
+    async with _asked(make(1)) as (keeper, call, (first, outer)):
+        call.request_cancel()
+        keeper.tell(_rejected(outer, "unready"))
+        run = await call.start()
+        with pytest.raises(leveret.RunCancelled):
+            await run.result()
+        cancels = [each for each in keeper.requests if isinstance(each, messages.Cancel)]
+        assert {run for each in cancels for run in each.runs} == {outer}
+        assert {run for each in cancels for run in each.unneeded} == {first}
+        assert len(keeper.submissions) == 2
+
+
+async def test_an_input_that_is_refused_refuses_what_needs_it() -> None:
+    async with _asked(make(1)) as (keeper, call, (first, _)):
+        keeper.tell(_rejected(first, "not-deployed"))
+        run = await call.start()
+        with pytest.raises(leveret.NotDeployedError, match=f"its input {first} was refused"):
+            await run.result()
+
+
+async def test_who_awaits_an_input_attaches_to_it_once_it_is_accepted() -> None:
+    inner = make(1)
+    async with _asked(inner) as (keeper, call, (first, _)):
+        keeper.tell(_accepted(first))
+        run = await call.start()
+        assert keeper.session is not None
+        keeper.tell(_accepted(run.id))
+        await run.accepted()  # it was told after the input's acceptance
+        awaited = await inner.start(Connection(keeper.session, project="p", keys=None))
+        await keeper.until(lambda keeper: keeper.attached == [first])
+        assert awaited.id == first
+        assert len(keeper.submissions) == 2
+
+
+async def test_who_awaits_an_input_before_asks_for_its_end_in_its_place() -> None:
+    inner = make(1)
+    async with _asked(inner) as (keeper, _, (first, _)):
+        assert keeper.session is not None
+        await inner.start(Connection(keeper.session, project="p", keys=None))
+        await keeper.until(lambda keeper: len(keeper.submissions) == 3)
+        last = keeper.submissions[2]
+        assert (last.run, last.is_input) == (first, False)
+
+
+async def test_a_call_that_nobody_can_run_is_told_by_its_input_as_well() -> None:
+    async with _asked(make(1)) as (keeper, call, (first, _)):
+        keeper.tell(_accepted(first), messages.Unserved(run=first, queue="p:make:0"))
+        run = await call.start()
+        keeper.tell(messages.Finished(run=run.id, state="cancelled"))
+        with pytest.warns(leveret.NoWorkerWarning, match="no worker serves p:make:0"):
+            await run.ended()

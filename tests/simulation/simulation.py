@@ -9,7 +9,7 @@ from functools import cache, partial
 
 import ulid
 
-from leveret_broker import messages, topology
+from leveret_broker import batches, messages, topology
 from leveret_broker.transport import Delivery, Outgoing
 from tests.simulation import app, schedule, telling
 from tests.simulation.cluster import PROJECT, Caller, Coordinator, Machine, Worker, begun_in
@@ -54,7 +54,7 @@ class Simulation:
     def run(self) -> None:
         """Raises `Violation`."""
         self.network.weather = schedule.WEATHER[self.schedule.sky]
-        with app.noting(self), _quiet(), _own_ids(self.world):
+        with app.noting(self), _quiet(), _own_ids(self.world), _messages(self.schedule.seed):
             try:
                 for machine in self.machines:
                     machine.start()
@@ -236,6 +236,17 @@ def _quiet() -> Generator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _messages(seed: int) -> Generator[None]:
+    """In every fourth schedule each submission has a message to itself: some overtake others."""
+    before = batches.MOST_ITEMS
+    batches.MOST_ITEMS = 1 if seed % 4 == 0 else before
+    try:
+        yield
+    finally:
+        batches.MOST_ITEMS = before
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 import leveret
-from leveret import define
+from leveret import define, result_of
 from tests.acceptance.apps import book, tasks
 
 WORDS = ("hare", "leveret", "form", "warren", "doe", "jack", "scut", "clover")
@@ -36,6 +36,13 @@ async def branches(count: int) -> list[list[int]]:
         return [first, before, second]
 
     return list(await asyncio.gather(*[branch(number % 4) for number in range(count)]))
+
+
+@define.workflow
+async def relay(count: int) -> list[list[int]]:
+    """Equal calls, each of which is passed on to another, and all of those to one."""
+    calls = [tasks.follow(result_of(tasks.draw("the same"))) for _ in range(count)]
+    return await tasks.together([result_of(call) for call in calls])
 
 
 @define.workflow

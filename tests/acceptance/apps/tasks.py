@@ -27,3 +27,10 @@ async def follow(before: int) -> list[int]:
         await passed(number)
         await asyncio.sleep(random.uniform(0, 0.2))
         return [before, number]
+
+
+@define.task
+async def together(parts: list[list[int]]) -> list[list[int]]:
+    with noted() as note:
+        note.value = parts
+        return parts
