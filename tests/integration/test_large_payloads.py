@@ -201,6 +201,7 @@ async def test_a_task_whose_arguments_are_gone_fails_with_a_readable_error(tmp_p
         (path,) = objects_in(tmp_path)
         path.unlink()
         await client.connection.prepare(double)
+        client.connection.name(call)
         run = client.connection.submit(call, sealed)
 
         with pytest.raises(PayloadError, match=r"the arguments of run .* is missing from"):
