@@ -139,8 +139,12 @@ async def test_a_run_by_identifier_takes_large_arguments(tmp_path: Path) -> None
 
 async def test_one_call_that_is_awaited_twice_is_one_run(tmp_path: Path) -> None:
     call = double(np.arange(float(SIZE)))
+
+    async def wait() -> Any:
+        return await call
+
     async with leveret.local(state=tmp_path) as client:
-        one, two = await asyncio.gather(call, call)
+        one, two = await asyncio.gather(wait(), wait())
         runs = await client.runs()
 
     np.testing.assert_equal(one, two)
