@@ -122,7 +122,7 @@ def missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 
 def _context(project: str, digest: str) -> Context:
-    return Context(project=project, run=digest, direction="code")
+    return Context(project=project, run=digest, definition="", direction="code")
 
 
 def _size(encoded: Encoded) -> int:

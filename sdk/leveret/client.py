@@ -15,7 +15,6 @@ from leveret.calls import Call
 from leveret.connection import Connection
 from leveret.context import connected
 from leveret.errors import LeveretError, SettingError
-from leveret.keys import load_keyring
 from leveret.runs import Run
 from leveret.settings import settings
 from leveret_broker import identifiers, messages
@@ -104,7 +103,9 @@ class Client:
         if isinstance(what, str):
             arguments = payload.encode_arguments(args, kwargs)
             definition = await self.resolve(what)
-            run = await self.connection.submit_identified(what, definition.project, arguments)
+            run = await self.connection.submit_identified(
+                what, definition.project, definition.name, arguments
+            )
         elif not isinstance(given, Call):
             raise TypeError(f"{given!r} is no call: call it, or give an identifier")
         else:
@@ -213,9 +214,10 @@ def connect(
     """A client of a cluster; `async with connect(...) as client` opens it.
 
     `url` is the broker's, `LEVERET_URL` by default; `project` is `LEVERET_PROJECT`, and unknown if
-    neither is given; `key` is `LEVERET_KEY`; `payload_store`, `LEVERET_PAYLOAD_STORE`, is the URL
-    of the store for large arguments and results. Opening raises `CoordinatorUnreachable` if broker
-    or coordinator don't answer within `timeout` seconds (8 by default).
+    neither is given; `key` is `LEVERET_KEY`, or in `LEVERET_KEY_FILE`; `payload_store`,
+    `LEVERET_PAYLOAD_STORE`, is the URL of the store for large arguments and results. Opening raises
+    `CoordinatorUnreachable` if broker or coordinator don't answer within `timeout` seconds (8 by
+    default).
 
     What a script or a notebook defines is carried to the cluster, signed with the key, when it is
     called and nobody there serves it. `ship` names modules whose code is carried as well
@@ -234,7 +236,7 @@ def connect(
         ClusterBackend(
             url,
             project=checked_project(project, given.project),
-            keys=load_keyring(key) if key is not None else given.keyring(),
+            keys=given.keyring(key),
             timeout=timeout if timeout is not None else given.connect_timeout,
             payloads=given.payloads(payload_store),
         )
@@ -264,7 +266,8 @@ def local(
             slots=_count("slots", slots, given.slots),
             processes=_count("processes", processes, given.processes),
             state=Path(folder) if folder is not None else None,
-            keys=given.keyring(),
+            keys=given.keys(),
+            encrypts=given.encrypt,
             payloads=given.payloads(),
         )
     )

@@ -114,6 +114,7 @@ class Connection:
             caller.project if caller else self.project,
             target,
             arguments,
+            definition=definition.name,
             parent=caller.run if caller else None,
             root=caller.root if caller else None,
             identity=call.identity,
@@ -139,9 +140,9 @@ class Connection:
             inputs.name(call.run_id, self.project, call.inputs)
 
     async def submit_identified(
-        self, identifier: str, project: str, arguments: Encoded
+        self, identifier: str, project: str, name: str, arguments: Encoded
     ) -> Run[Any]:
-        """Ask for a root run of what an identifier means in a project, and for its inputs."""
+        """Ask for a root run of what an identifier was resolved to, and for its inputs."""
         calls: Sequence[Call[Any]] = arguments.inputs
         inputs.adopt(calls, None, identifier)
         await inputs.submit(calls, self)
@@ -152,6 +153,7 @@ class Connection:
             project,
             messages.Target(identifier=identifier),
             stored,
+            definition=name,
             acknowledge=True,
             inputs=tuple(runs),
         )
@@ -162,9 +164,13 @@ class Connection:
         project: str,
         target: messages.Target,
         arguments: Encoded | Stored,
+        *,
+        definition: str,
         **fields: Any,
     ) -> Run[Any]:
-        context = payload.Context(project=project, run=run, direction="arguments")
+        context = payload.Context(
+            project=project, run=run, definition=definition, direction="arguments"
+        )
         submission = messages.Submission(
             run=run,
             target=target,
@@ -172,7 +178,7 @@ class Connection:
             arguments=self.sealer.seal(arguments, context=context),
             **fields,
         )
-        return Run(self, run, project, self.session.submit(submission))
+        return Run(self, run, (project, definition), self.session.submit(submission))
 
     async def show(self, run: str) -> "Sequence[messages.RunRow]":
         """A run and all below it, parents first. Raises `IdentificationError` if unknown."""

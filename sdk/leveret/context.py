@@ -45,6 +45,11 @@ class RunContext:
     """Runs that this attempt has stopped, or that somebody waits for it to stop."""
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict[str, asyncio.Lock])
 
+    @property
+    def definition_name(self) -> str:
+        """The definition without project and version."""
+        return self.definition.split(":")[1]
+
     def next_ordinal(self, callee: str, identity: str) -> int:
         """How many equal calls this run has made before; counts this one."""
         ordinal = self._ordinals[callee, identity]

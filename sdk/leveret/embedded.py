@@ -40,10 +40,12 @@ class EmbeddedBackend:
         processes: int | None = None,
         state: Path | None = None,
         keys: Keyring | None = None,
+        encrypts: bool = False,
         payloads: PayloadOptions | None = None,
     ) -> None:
+        """Without `keys` it makes its own; `encrypts` is for those."""
         self._project = project
-        self._keys = keys or _keys_in(state)
+        self._keys = keys or replace(_keys_in(state), encrypts=encrypts)
         self._state = state
         broker = MemoryBroker()
         self._transports = [MemoryTransport(broker) for _ in range(3)]

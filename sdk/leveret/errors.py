@@ -110,5 +110,9 @@ class StateError(LeveretError):
     """The catalog or the folder of `state=` can't be used: in use, too new, or something else."""
 
 
+class KeyFileWarning(UserWarning):
+    """The file with the keys can be read by others on this machine."""
+
+
 class NoWorkerWarning(UserWarning):
     """A run was accepted, and no worker serves its definition: it waits until one does."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from leveret import errors, payload, scripts
 from leveret.errors import LeveretError, PayloadError, RemoteError
+from leveret.keys import Keyring
 from leveret.payload import Context, Opened
 from leveret.sealing import Sealer
 
@@ -31,6 +32,9 @@ _DEEPEST = 12
 _LONGEST_MESSAGE = 10_000
 _LONGEST_TRACEBACK = 60_000
 """Characters."""
+
+_HIDDEN = "(encrypted: whoever has the key sees it by awaiting the run)"
+"""What stands for a message that nobody else shall read."""
 
 _OUR_FOLDERS = tuple(
     str(Path(package.origin).parent) + os.sep
@@ -57,14 +61,18 @@ _HEADING = f"{RemoteTraceback.__module__}.{RemoteTraceback.__qualname__}: \n"
 # -- describing -----------------------------------------------------------------------------------
 
 
-def describe(error: BaseException) -> "Failure":
-    """The failure in words, for listings and for programs that can't load the exception."""
+def describe(error: BaseException, *, keys: Keyring | None = None) -> "Failure":
+    """The failure in words, for listings and for programs that can't load the exception.
+
+    Of what user code raised it tells the type alone if these keys encrypt.
+    """
     from leveret_broker.messages import Failure
 
+    is_secret = keys is not None and keys.encrypts
     return Failure(
         type=type_name(type(error)),
-        message=_message(error),
-        traceback=_traceback(error),
+        message=_HIDDEN if is_secret else _message(error),
+        traceback="" if is_secret else _traceback(error),
         kinds=tuple(map(type_name, type(error).__mro__[:-1])),
     )
 

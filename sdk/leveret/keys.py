@@ -3,9 +3,12 @@
 import base64
 import hashlib
 import secrets
+import stat
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from leveret.errors import PayloadError
+from leveret.errors import KeyFileWarning, PayloadError, SettingError
 
 SHORTEST, LONGEST = 32, 64
 """Bytes of a key: as many as a signature has, and as many as BLAKE2b takes."""
@@ -52,6 +55,33 @@ def load_key(text: str) -> bytes:
             f"the key has {len(key)} bytes, and {SHORTEST} to {LONGEST} are allowed: {_ADVICE}"
         )
     return key
+
+
+def load_key_file(path: Path) -> Keyring:
+    """The keyring in a file: one key a line, blank lines and those that begin with `#` aside.
+
+    Raises `SettingError` if it can't be read, or if others may change it; warns if others may read
+    it.
+    """
+    try:
+        mode, text = path.stat().st_mode, path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"LEVERET_KEY_FILE {path} can't be read: {error}") from error
+    if mode & stat.S_IWOTH:
+        raise SettingError(
+            f"LEVERET_KEY_FILE {path} can be changed by everybody on this machine, who could put "
+            "a key of their own into it: chmod 600 it, and make a new key"
+        )
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        warnings.warn(
+            f"LEVERET_KEY_FILE {path} can be read by others on this machine: chmod 600 it",
+            KeyFileWarning,
+            stacklevel=2,
+        )
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    if not lines:
+        raise SettingError(f"LEVERET_KEY_FILE {path} holds no key: {_ADVICE}")
+    return Keyring(keys=tuple(map(load_key, lines)))
 
 
 def load_keyring(text: str) -> Keyring:

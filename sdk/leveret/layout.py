@@ -2,7 +2,9 @@
 
     "LV"  version  flags
     [key id, 4 bytes  signature, 32 bytes]     if it is signed
-    length of the prelude, u32  length of the body, u64  number of buffers, u32
+    length of the prelude, u32
+    length of the body, u64  length of the body when unpacked, u64, 0 if it isn't packed
+    number of buffers, u32
     length of each buffer, u64 …
     prelude  body
     [zeros up to a multiple of 64  buffer] …
@@ -26,7 +28,7 @@ SIGNATURE = 32
 _MAGIC = b"LV"
 _HEAD = struct.Struct("!2sBB")
 _SEAL = struct.Struct(f"!4s{SIGNATURE}s")
-_SIZES = struct.Struct("!IQI")
+_SIZES = struct.Struct("!IQQI")
 MOST_BUFFERS = 1_000_000
 
 
@@ -35,9 +37,11 @@ class Flag(IntFlag):
 
     PICKLED = 1
     SIGNED = 2
+    ENCRYPTED = 4
+    """Prelude, body and buffers."""
 
 
-_KNOWN = int(Flag.PICKLED | Flag.SIGNED)
+_KNOWN = int(Flag.PICKLED | Flag.SIGNED | Flag.ENCRYPTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class Parts:
     """What the signature covers as it is; of each buffer it covers the digest."""
     prelude: memoryview
     body: memoryview
+    unpacked: int
+    """How large the body is when unpacked, 0 if it isn't packed."""
     buffers: tuple[memoryview, ...]
 
 
@@ -72,11 +78,13 @@ def unseal(data: memoryview) -> tuple[bytes, bytes, memoryview]:
     return key_id, signature, data[_SEAL.size :]
 
 
-def sizes(prelude: bytes, body: BytesLike, buffers: Sequence[memoryview]) -> bytes:
-    """The lengths of all that follows."""
+def sizes(
+    prelude: BytesLike, body: BytesLike, buffers: Sequence[memoryview], unpacked: int = 0
+) -> bytes:
+    """The lengths of all that follows, and that of the body when unpacked, if it is packed."""
     count = len(buffers)
     lengths = struct.pack(f"!{count}Q", *(buffer.nbytes for buffer in buffers))
-    return _SIZES.pack(len(prelude), len(body), count) + lengths
+    return _SIZES.pack(len(prelude), len(body), unpacked, count) + lengths
 
 
 def padding(position: int) -> bytes:
@@ -105,7 +113,7 @@ def cut(data: BytesLike, outside: Mapping[int, memoryview] | None = None) -> Par
         position += _SEAL.size
     start = position
     _check(position + _SIZES.size <= view.nbytes)
-    prelude_size, body_size, count = _SIZES.unpack_from(view, position)
+    prelude_size, body_size, unpacked, count = _SIZES.unpack_from(view, position)
     position += _SIZES.size
     _check(count <= MOST_BUFFERS and position + 8 * count <= view.nbytes)
     lengths = struct.unpack_from(f"!{count}Q", view, position)
@@ -120,6 +128,7 @@ def cut(data: BytesLike, outside: Mapping[int, memoryview] | None = None) -> Par
         covered=(view[: _HEAD.size], view[start:end]),
         prelude=view[position:body],
         body=view[body:end],
+        unpacked=unpacked,
         buffers=_buffers(view, end, lengths, outside or {}),
     )
 

@@ -2,8 +2,9 @@
 
 A value is encoded as a *body*, msgpack (`values`) with a pickle for each object that msgpack can't
 carry (`pickles`), and *buffers*, the large bytes and arrays that the body refers to (`buffers`).
-Sealed, both stand behind a head, a signature and a prelude (`layout`). The prelude says of pickles
-which Python and cloudpickle wrote them. The signature is a keyed BLAKE2b over everything else and
+Sealed, both stand behind a head, a signature and a prelude (`layout`), packed, and encrypted if
+wished (`wrapping`). The prelude says who wrote it, with which Python, leveret and cloudpickle. The
+signature is a keyed BLAKE2b over everything else and
 the context, so that a payload made for one run is worth nothing in another. Whoever has a key signs
 everything; without one only what holds no pickle travels, and no pickle is ever loaded before its
 signature was verified.
@@ -16,17 +17,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
-import msgpack
-
-from leveret import layout, values
+from leveret import layout, origin, values, wrapping
 from leveret.buffers import Buffers, BytesLike, digest
 from leveret.errors import PayloadError
 from leveret.keys import Keyring, key_id
 from leveret.layout import Flag, Parts
+from leveret.origin import Origin
 from leveret.readers import Reader
 from leveret.signatures import Context as Context
 from leveret.signatures import Vouched, sign, verified
 from leveret.values import Mark
+from leveret.wrapping import Unwrapped, Wrapped
 from leveret_broker import references
 from leveret_broker.references import Reference
 
@@ -236,17 +237,30 @@ def seal_parts(
     Raises `PayloadError` for a pickle without a key to sign it.
     """
     check_signable(encoded, keys)
+    wrapped = wrap(encoded, keys)
     if keys is None:
-        return _put_together(_flags(encoded), (), encoded)
-    flags, key = _flags(encoded) | Flag.SIGNED, keys.signing
-    covered = (layout.head(flags), *_front(encoded))
-    signature = sign(key, context, covered, encoded.digests)
-    return _put_together(flags, (layout.seal(key_id(key), signature),), encoded)
+        return _put_together(wrapped.flags, (), wrapped)
+    flags, key = wrapped.flags | Flag.SIGNED, keys.signing
+    covered = (layout.head(flags), *_front(wrapped))
+    signature = sign(key, context, covered, wrapped.digests)
+    return _put_together(flags, (layout.seal(key_id(key), signature),), wrapped)
 
 
-def front_parts(encoded: Encoded, outside: Collection[int]) -> list[bytes | memoryview]:
+def wrap(encoded: Encoded, keys: Keyring | None) -> Wrapped:
+    """The value packed, and encrypted if the keys say so; not signed yet."""
+    return wrapping.wrap(
+        Origin.here(pickles=encoded.pickled).packed(encoded.definitions),
+        encoded.body,
+        encoded.buffers,
+        None if keys is None else encoded.digests,
+        pickled=encoded.pickled,
+        keys=keys,
+    )
+
+
+def front_parts(wrapped: Wrapped, outside: Collection[int]) -> list[bytes | memoryview]:
     """What a payload is without these of its buffers, in pieces; signed by nobody."""
-    return _put_together(_flags(encoded), (), encoded, outside)
+    return _put_together(wrapped.flags, (), wrapped, outside)
 
 
 def seal_stored(
@@ -263,21 +277,17 @@ def seal_stored(
     return b"".join((head, layout.seal(key_id(key), signature), front))
 
 
-def _flags(encoded: Encoded) -> Flag:
-    return Flag.PICKLED if encoded.pickled else Flag(0)
-
-
-def _front(encoded: Encoded) -> tuple[bytes, bytes, bytes]:
-    prelude = _prelude(encoded) if encoded.pickled else b""
-    return layout.sizes(prelude, encoded.body, encoded.buffers), prelude, encoded.body
+def _front(wrapped: Wrapped) -> tuple[bytes, bytes, bytes]:
+    sizes = layout.sizes(wrapped.prelude, wrapped.body, wrapped.buffers, wrapped.unpacked)
+    return sizes, wrapped.prelude, wrapped.body
 
 
 def _put_together(
-    flags: Flag, seal: tuple[bytes, ...], encoded: Encoded, outside: Collection[int] = ()
+    flags: Flag, seal: tuple[bytes, ...], wrapped: Wrapped, outside: Collection[int] = ()
 ) -> list[bytes | memoryview]:
-    parts: list[bytes | memoryview] = [layout.head(flags), *seal, *_front(encoded)]
+    parts: list[bytes | memoryview] = [layout.head(flags), *seal, *_front(wrapped)]
     position = sum(map(len, parts))
-    for number, buffer in enumerate(encoded.buffers):
+    for number, buffer in enumerate(wrapped.buffers):
         if number not in outside:
             gap = layout.padding(position)
             parts += [gap, buffer]
@@ -330,8 +340,9 @@ def open_sealed(
     result: Result | None = None,
 ) -> Opened:
     """The value, and whether it was signed. Raises what `unseal` raises."""
-    with told(context):
-        return _opened(layout.cut(data), keys, context, result)
+    with told(context) as telling:
+        telling.parts = layout.cut(data)
+        return _opened(telling.parts, keys, context, result)
 
 
 def verify_stored(
@@ -341,6 +352,7 @@ def verify_stored(
     if parts.flags & ~Flag.SIGNED:
         raise PayloadError("written by another version of leveret")
     if not parts.flags:
+        _check_unsigned(keys)
         return parts.rest, None
     id_, signature, front = layout.unseal(parts.rest)
     return front, verified(id_, signature, (parts.head, front), (), keys, context)
@@ -360,63 +372,73 @@ def open_stored(
     They were held against their digests, `verify_stored` has made `vouched`. Raises what `unseal`
     raises.
     """
-    with told(context):
-        parts = layout.cut(front, outside)
+    with told(context) as telling:
+        parts = telling.parts = layout.cut(front, outside)
         if Flag.SIGNED in parts.flags:
             raise PayloadError("a part of it is signed by itself")
         return _read(parts, vouched, result, signed=signed)
 
 
+class _Telling:
+    """What an error can tell of a payload that can't be read."""
+
+    parts: Parts | None = None
+
+    def __str__(self) -> str:
+        return "" if self.parts is None else origin.told(self.parts)
+
+
 @contextmanager
-def told(context: Context) -> Generator[None]:
+def told(context: Context) -> Generator[_Telling]:
     """Make a `PayloadError`, which says what can't be read, of whatever is raised within."""
-    subject = f"{context} can't be read"
+    subject, telling = f"{context} can't be read", _Telling()
     try:
-        yield
+        yield telling
     except PayloadError as error:
-        raise PayloadError(f"{subject}: {error}") from error.__cause__
+        raise PayloadError(f"{subject}: {error}{telling}") from error.__cause__
     except Exception as error:  # hostile bytes can make any constructor raise anything
-        raise PayloadError(f"{subject}: damaged ({type(error).__name__}: {error})") from error
+        what = f"{type(error).__name__}: {error}"
+        raise PayloadError(f"{subject}: damaged ({what}){telling}") from error
 
 
 def _opened(parts: Parts, keys: Keyring | None, context: Context, result: Result | None) -> Opened:
     if Flag.SIGNED not in parts.flags:
+        _check_unsigned(keys)
         return _read(parts, None, result, signed=False)
     digests = () if keys is None else tuple(map(digest, parts.buffers))
     vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
     return _read(parts, vouched, result, signed=True)
 
 
+def _check_unsigned(keys: Keyring | None) -> None:
+    if keys is not None and keys.encrypts:
+        raise PayloadError("it isn't signed, and with LEVERET_ENCRYPT nothing else is accepted")
+
+
 def _read(parts: Parts, vouched: Vouched | None, result: Result | None, *, signed: bool) -> Opened:
     """The value. Pickles in it are loaded only with the proof that it is signed."""
-    if Flag.PICKLED not in parts.flags:
-        value = Reader(_no_pickle, parts.buffers, result=result).read(parts.body)
-        return Opened(value=value, trusted=vouched is not None)
-    if vouched is None:
+    pickled, encrypted = Flag.PICKLED in parts.flags, Flag.ENCRYPTED in parts.flags
+    if (pickled or encrypted) and vouched is None:
+        what = "holds a pickle" if pickled else "is encrypted"
         raise PayloadError(
-            "it holds a pickle, and this process has no key to verify it: set LEVERET_KEY"
+            f"it {what}, and this process has no key to verify it: set LEVERET_KEY"
             if signed
-            else "it holds a pickle and isn't signed, so it is not loaded"
+            else f"it {what} and isn't signed, so it is not loaded"
         )
-    unpickling = _unpickling(parts)
-    value = Reader(unpickling.load, parts.buffers, result=result).read(parts.body)
-    return Opened(value=value, trusted=True)
+    content = wrapping.unwrap(parts, None if vouched is None else vouched.key)
+    unpickle = _unpickling(content).load if pickled else _no_pickle
+    value = Reader(unpickle, content.buffers, result=result).read(content.body)
+    return Opened(value=value, trusted=vouched is not None)
 
 
-def _prelude(encoded: Encoded) -> bytes:
-    from leveret import pickles
-
-    return msgpack.packb([pickles.PYTHON, pickles.VERSION, encoded.definitions])
-
-
-def _unpickling(parts: Parts) -> "Unpickling":
+def _unpickling(content: Unwrapped) -> "Unpickling":
     """Called for a verified payload only: what loads its pickles."""
     from leveret import pickles
 
-    python, cloudpickle_version, definitions = msgpack.unpackb(parts.prelude)
+    writer, definitions = Origin.read(content.prelude)
     return pickles.Unpickling(
-        python=python,
-        cloudpickle_version=cloudpickle_version,
+        python=writer.python,
+        cloudpickle_version=writer.cloudpickle or "",
         definitions={(module, qualname): pickle for module, qualname, pickle in definitions},
     )
 

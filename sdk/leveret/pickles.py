@@ -26,10 +26,10 @@ import cloudpickle
 from leveret import scripts
 from leveret.buffers import View
 from leveret.errors import PayloadError
+from leveret.origin import PYTHON
 from leveret.values import Content, Mark, is_call, marked
 
 VERSION = cloudpickle.__version__
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 Definitions = dict[tuple[str, str], bytes]
 """Classes of a script, by module and qualified name, pickled by value."""

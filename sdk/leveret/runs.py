@@ -69,12 +69,13 @@ class Run(Generic[R_co]):
         self,
         connection: "Connection",
         run: str,
-        project: str | None = None,
+        definition: tuple[str, str] | None = None,
         pending: "Pending | None" = None,
     ) -> None:
         self.id = run
         self._connection = connection
-        self._project = project
+        self._definition = definition
+        """The project and the name of what it runs, once they are known."""
         self._pending = pending
         self._attempt = 0
         """The one that a retry made."""
@@ -116,7 +117,7 @@ class Run(Generic[R_co]):
     async def _cause(self, run: str, depth: int) -> BaseException | None:
         """What another run failed with."""
         try:
-            await Run[Any](self._connection, run, self._project)._result(depth)
+            await Run[Any](self._connection, run)._result(depth)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -126,7 +127,7 @@ class Run(Generic[R_co]):
     def to_be_heard(self, round: int) -> "Run[R_co]":
         """The same run, asked for as an input so far: from now on this process hears its end."""
         pending = self._connection.session.listen(self.id, round=round)
-        return Run(self._connection, self.id, self._project, pending)
+        return Run(self._connection, self.id, self._definition, pending)
 
     def is_through(self, connection: "Connection") -> bool:
         """Whether it was asked for through the same session."""
@@ -233,8 +234,9 @@ class Run(Generic[R_co]):
     async def _attached(self) -> "Pending":
         check_id(self.id)
         if self._pending is None:
-            if self._project is None:
-                self._project = (await self.show())[0].project
+            if self._definition is None:
+                project, name, _ = (await self.show())[0].definition.split(":")
+                self._definition = project, name
             session = self._connection.session
             self._pending = session.attach(self.id, attempt=self._attempt)
         return self._pending
@@ -295,8 +297,9 @@ class Run(Generic[R_co]):
         return self._connection.sealer
 
     def _context(self, direction: Any) -> payload.Context:
-        assert self._project is not None, "known once the run is attached"
-        return payload.Context(project=self._project, run=self.id, direction=direction)
+        assert self._definition is not None, "known once the run is attached"
+        project, name = self._definition
+        return payload.Context(project=project, run=self.id, definition=name, direction=direction)
 
 
 @dataclass(frozen=True)

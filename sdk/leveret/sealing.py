@@ -124,12 +124,13 @@ class Sealer:
 
     def _put(self, value: Encoded) -> Stored:
         store, threshold = self._opened_store(), self.options.threshold
+        wrapped = payload.wrap(value, self.keys)
         large = {
-            number: store.put([buffer], digest=value.digests[number], part=number)
-            for number, buffer in enumerate(value.buffers)
+            number: store.put([buffer], digest=wrapped.digests[number], part=number)
+            for number, buffer in enumerate(wrapped.buffers)
             if buffer.nbytes > threshold
         }
-        front = payload.front_parts(value, large)
+        front = payload.front_parts(wrapped, large)
         if sum(map(len, front)) <= threshold:
             return Stored(objects=tuple(large.values()), front=b"".join(front))
         return Stored(objects=(*large.values(), store.put(front)), front=b"")

@@ -1,5 +1,6 @@
 """Settings from the environment, prefix `LEVERET_`, read once a process."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leveret.errors import SettingError
-from leveret.keys import Keyring, load_keyring
+from leveret.keys import Keyring, load_key_file, load_keyring
 from leveret.sealing import DEFAULT_CACHE_SIZE, DEFAULT_THRESHOLD, PayloadOptions
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ class Settings(BaseSettings):
     project: str | None = None
     """The project of definitions and identifiers; `default` if nothing says otherwise."""
     key: SecretStr | None = None
-    """Signs and verifies pickles, the same for all of a project's processes. Of several keys,
+    """Signs and verifies payloads, the same for all of a project's processes. Of several keys,
     separated by commas, the first signs and all verify."""
+    key_file: Path | None = None
+    """A file with the keys in place of that, one a line."""
+    encrypt: bool = False
+    """Whether all payloads that this process makes are encrypted."""
     ship: str | None = None
     """Modules whose code goes to the cluster with the calls, separated by commas."""
     connect_timeout: float = Field(default=8.0, gt=0)
@@ -50,9 +55,31 @@ class Settings(BaseSettings):
     payload_cache_size: ByteSize = Field(default=ByteSize(DEFAULT_CACHE_SIZE), ge=0)
     """As much is kept there."""
 
-    def keyring(self) -> Keyring | None:
-        """The keys, if any. Raises `PayloadError` if one is malformed."""
-        return load_keyring(self.key.get_secret_value()) if self.key is not None else None
+    def keyring(self, text: str | None = None) -> Keyring | None:
+        """The keys in a text, or else those of the settings, if any.
+
+        Raises `PayloadError` if one is malformed, and `SettingError` if there is no key to encrypt
+        with, two places to find one, or a file that can't be used.
+        """
+        keys = self.keys(text)
+        if self.encrypt and keys is None:
+            raise SettingError(
+                "LEVERET_ENCRYPT is set and there is no key to encrypt with: make one with "
+                "`leveret key new`, and set LEVERET_KEY or LEVERET_KEY_FILE"
+            )
+        return keys
+
+    def keys(self, text: str | None = None) -> Keyring | None:
+        """The same where there need not be a key."""
+        if text is None and self.key is not None and self.key_file is not None:
+            raise SettingError("LEVERET_KEY and LEVERET_KEY_FILE are both set: set one of them")
+        if text is None and self.key_file is not None:
+            keys: Keyring | None = load_key_file(self.key_file)
+        elif text is None:
+            keys = None if self.key is None else load_keyring(self.key.get_secret_value())
+        else:
+            keys = load_keyring(text)
+        return None if keys is None else replace(keys, encrypts=self.encrypt)
 
     def payloads(self, store: str | None = None, *, durable: bool = True) -> PayloadOptions:
         """Where large payloads go: to this store, or else to that of the settings."""

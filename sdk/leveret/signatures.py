@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgpack
@@ -21,6 +21,10 @@ class Context:
     project: str
     run: str
     """The run's id; of code, its digest."""
+    definition: str
+    """The name of the task or workflow, without a version: a run may be moved to another one. It
+    doesn't count for code, which is known by its digest, nor for results: who is given the result
+    of another run as an argument knows that run alone."""
     direction: Literal["arguments", "result", "error", "code"]
 
     def __str__(self) -> str:
@@ -34,13 +38,15 @@ class Vouched:
 
     by: bytes
     """The id of the key."""
+    key: bytes = field(repr=False)
 
 
 def sign(
     key: bytes, context: Context, parts: Sequence[BytesLike], digests: Sequence[bytes]
 ) -> bytes:
     """The digests stand for the buffers: so those are read once for identity and signature."""
-    about = msgpack.packb([context.project, context.run, context.direction])
+    definition = "" if context.direction in ("result", "code") else context.definition
+    about = msgpack.packb([context.project, context.run, definition, context.direction])
     signature = hashlib.blake2b(key=key, digest_size=layout.SIGNATURE, person=b"leveret payload")
     signature.update(len(about).to_bytes(4, "big") + about)
     for part in (*parts, *digests):
@@ -67,7 +73,7 @@ def verified(
         )
     if not hmac.compare_digest(signature, sign(key, context, covered, digests)):
         raise PayloadError(
-            "its signature doesn't fit: it is damaged, or was signed for another run or project, "
-            "or for something else of this run"
+            "its signature doesn't fit: it is damaged, or was signed for another run, project or "
+            "definition, or for something else of this run"
         )
-    return Vouched(id_)
+    return Vouched(id_, key)

@@ -167,7 +167,9 @@ async def _end(place: Place, call: Callable[[], Any]) -> messages.Recorded:
         sealed = await encode_failure_soon(
             error, sealer=_sealer(place), context=_context(place, "error")
         )
-        return messages.Recorded(name=place.name, error=sealed, failure=describe(error))
+        return messages.Recorded(
+            name=place.name, error=sealed, failure=describe(error, keys=_sealer(place).keys)
+        )
     return messages.Recorded(name=place.name, result=sealed)
 
 
@@ -278,4 +280,6 @@ def _sealer(place: Place) -> Sealer:
 
 
 def _context(place: Place, direction: Any) -> payload.Context:
-    return payload.Context(project=place.caller.project, run=place.run, direction=direction)
+    return payload.Context(
+        project=place.caller.project, run=place.run, definition=DEFINITION, direction=direction
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leveret.cli import COMMANDS
-from leveret.keys import load_key
+from leveret.keys import key_id, load_key
 
 APP = """
 from leveret import define
@@ -40,7 +40,7 @@ def app(tmp_path: Path) -> Path:
 
 
 def leveret(
-    *command: str, folder: Path | None = None, given: str = ""
+    *command: str, folder: Path | None = None, given: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     kept = {name: value for name, value in os.environ.items() if "LEVERET" not in name}
     return subprocess.run(
@@ -49,7 +49,7 @@ def leveret(
         capture_output=True,
         text=True,
         cwd=folder,
-        env=kept,
+        env={**kept, **environment},
         timeout=60,
         check=False,
     )
@@ -72,6 +72,19 @@ def test_a_key_is_fit_for_its_use() -> None:
     first, second = (leveret("key", "new").stdout.strip() for _ in range(2))
     assert first != second
     assert len(load_key(first)) >= 32
+
+
+def test_a_key_file_is_made_once_for_nobody_else_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    done = leveret("key", "new", "--file", str(path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert path.stat().st_mode & 0o777 == 0o600
+    key = load_key(path.read_text())
+    assert leveret("key", "new", "--file", str(path)).returncode == 2
+    assert load_key(path.read_text()) == key
+    assert leveret("key", "ids").returncode == 2
+    ids = leveret("key", "ids", LEVERET_KEY_FILE=str(path))
+    assert ids.stdout == f"{key_id(key).hex()}\n"
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ async def test_code_that_is_not_signed_for_it_fails_the_run_and_is_not_loaded(
     await rewritten(attacker, lab, digest, bodies[forgery])
     honest = await services.connection(KEYS)
     empty = payload.encode_arguments((), {})
-    run = await honest.submit_identified(f"{PROJECT}:in_process:0", PROJECT, empty)
+    run = await honest.submit_identified(f"{PROJECT}:in_process:0", PROJECT, "in_process", empty)
     with pytest.raises(PayloadError, match="shipped code can't be loaded on"):
         await run.result()
     assert not marker.exists()
@@ -178,7 +178,7 @@ async def test_code_of_another_definition_fails_the_run(
     await rewritten(attacker, lab, other.digest, bundles.seal(other, keys=KEYS, project=PROJECT))
     honest = await services.connection(KEYS)
     empty = payload.encode_arguments((), {})
-    run = await honest.submit_identified(f"{PROJECT}:in_process:0", PROJECT, empty)
+    run = await honest.submit_identified(f"{PROJECT}:in_process:0", PROJECT, "in_process", empty)
     with pytest.raises(PayloadError, match="is not that of a task 'in_process'"):
         await run.result()
     assert not marker.exists()

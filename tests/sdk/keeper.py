@@ -194,5 +194,5 @@ async def keeping() -> AsyncGenerator[Keeper]:
 def unsealed(end: messages.Finished) -> object:
     """A recorded result."""
     assert end.result is not None
-    place = payload.Context(project="p", run=end.run, direction="result")
+    place = payload.Context(project="p", run=end.run, definition="leveret.step", direction="result")
     return payload.unseal(end.result, keys=KEYS, context=place)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 from leveret import MissingModuleError, PayloadError, bundles, payload, pickles
 from leveret.bundles import AnyDefinition
 from leveret.keys import Keyring
+from leveret.origin import PYTHON, Origin
 from leveret_worker.functions import module_at
 from tests.sdk import library
 
@@ -143,7 +145,7 @@ def move(point: Point) -> Point:
 
 def test_classes_go_with_the_code_and_with_values_and_come_back_as_ones_own(shipped: Load) -> None:
     module = shipped(CLASSES)
-    context = payload.Context(project=PROJECT, run="r", direction="arguments")
+    context = payload.Context(project=PROJECT, run="r", definition="f", direction="arguments")
 
     def carried(value: object) -> bytes:
         return payload.seal(payload.encode(value), keys=KEYS, context=context)
@@ -235,7 +237,9 @@ def test_damaged_code_is_not_loaded(sealed: tuple[bytes, str, Path]) -> None:
 def test_arguments_can_not_pass_for_code(shipped: Load, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     packed = bundles.pack(shipped(MARKED.format(marker=str(marker))).marked)
-    context = payload.Context(project=PROJECT, run=packed.digest, direction="arguments")
+    context = payload.Context(
+        project=PROJECT, run=packed.digest, definition="", direction="arguments"
+    )
     body = payload.seal(packed.encoded, keys=KEYS, context=context)
     with pytest.raises(PayloadError):
         bundles.unpack(body, keys=KEYS, project=PROJECT, digest=packed.digest)
@@ -246,10 +250,15 @@ def test_another_python_is_told_with_both_versions(
     shipped: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = bundles.pack(shipped(TASK).triple)
+    elsewhere = replace(Origin.here(pickles=True), python="3.99")
+
+    def here(*, pickles: bool) -> Origin:
+        return elsewhere
+
     with monkeypatch.context() as patched:
-        patched.setattr(pickles, "PYTHON", "3.99")
+        patched.setattr(Origin, "here", here)
         sealed = bundles.seal(packed, keys=KEYS, project=PROJECT)
-    with pytest.raises(PayloadError, match=rf"Python 3\.99.*Python {pickles.PYTHON}"):
+    with pytest.raises(PayloadError, match=rf"Python 3\.99.*Python {PYTHON}"):
         bundles.unpack(sealed, keys=KEYS, project=PROJECT, digest=packed.digest)
 
 

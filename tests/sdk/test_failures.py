@@ -27,7 +27,7 @@ from leveret_broker.messages import Failure
 
 KEYS = load_keyring(new_key())
 E = TypeVar("E", bound=BaseException)
-CONTEXT = Context(project="vision", run="run_1", direction="error")
+CONTEXT = Context(project="vision", run="run_1", definition="train", direction="error")
 
 
 def raised(error: E) -> E:
@@ -534,7 +534,7 @@ from leveret.sealing import Sealer
 
 key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
 KEYS = Keyring(keys=(key,)) if key else None
-CONTEXT = Context(project="p", run="r", direction="error")
+CONTEXT = Context(project="p", run="r", definition="train", direction="error")
 
 class Failed(Exception):
     def __init__(self, first, second):
@@ -566,7 +566,7 @@ from leveret.payload import Context
 from leveret.sealing import Sealer
 key = bytes.fromhex(os.environ["LEVERET_TEST_KEY"])
 keys = Keyring(keys=(key,)) if key else None
-context = Context(project="p", run="r", direction="error")
+context = Context(project="p", run="r", definition="train", direction="error")
 data = pathlib.Path("error").read_bytes()
 error = decode_failure(data, None, sealer=Sealer(keys), context=context)
 print(type(error).__name__, 'job' in sys.modules)

@@ -132,7 +132,7 @@ def test_a_place_and_a_name_are_different_arguments() -> None:
 def test_a_value_that_travelled_is_still_the_same() -> None:
     value = Box([{"b": Box({1, 2}), "a": (Box("x"), Box("x"))}, "x"])
     keys = Keyring(keys=(bytes(32),))
-    context = payload.Context(project="p", run="r", direction="arguments")
+    context = payload.Context(project="p", run="r", definition="train", direction="arguments")
     sealed = payload.seal(payload.encode(value), keys=keys, context=context)
     assert content(payload.unseal(sealed, keys=keys, context=context)) == content(value)
 

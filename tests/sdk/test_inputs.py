@@ -218,7 +218,7 @@ async def test_inputs_are_submitted_before_the_call_and_named_by_it() -> None:
 async def test_the_arguments_say_which_results_belong_where() -> None:
     outer = use({"a": make(1), "b": [make(2)]})
     first, second, last = await _submitted(outer)
-    context = payload.Context(project="p", run=last.run, direction="arguments")
+    context = payload.Context(project="p", run=last.run, definition="use", direction="arguments")
     args, _ = payload.unseal_arguments(
         last.arguments, keys=None, context=context, result=lambda run: f"result of {run}"
     )
@@ -240,7 +240,7 @@ def test_arguments_with_an_input_where_none_can_be_are_refused() -> None:
     outer = use(make(1))
     encoded = payload.with_inputs(outer.arguments, ["run_1"])
     outer.close()
-    context = payload.Context(project="p", run="r", direction="result")
+    context = payload.Context(project="p", run="r", definition="use", direction="result")
     sealed = payload.seal(encoded, keys=None, context=context)
     with pytest.raises(leveret.PayloadError, match="an input where none can be"):
         payload.unseal(sealed, keys=None, context=context)

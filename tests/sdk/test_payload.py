@@ -29,14 +29,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from leveret import layout, payload, pickles, values
+from leveret import payload, values
 from leveret.errors import PayloadError
 from leveret.keys import Keyring, load_key, load_keyring, new_key
 from leveret.layout import Flag
+from leveret.origin import Origin
 from leveret.payload import Context
+from tests.sdk.forging import laid_out
 
 KEYS = load_keyring(new_key())
-CONTEXT = Context(project="vision", run="run_1", direction="arguments")
+CONTEXT = Context(project="vision", run="run_1", definition="train", direction="arguments")
 
 
 def sealed(value: object, keys: Keyring | None = KEYS) -> bytes:
@@ -534,15 +536,6 @@ def test_only_a_verified_payload_is_trusted() -> None:
 # -- hostile bytes --------------------------------------------------------------------------------
 
 
-def laid_out(body: bytes, *buffers: bytes) -> bytes:
-    """What somebody without a key can make of a body and buffers."""
-    views = [memoryview(buffer) for buffer in buffers]
-    data = layout.head(Flag(0)) + layout.sizes(b"", body, views) + body
-    for buffer in buffers:
-        data += layout.padding(len(data)) + buffer
-    return data
-
-
 def damaged(value: object, position: int, byte: int) -> bytes:
     data = bytearray(sealed(value, None))
     data[position % len(data)] = byte
@@ -642,7 +635,12 @@ def test_other_versions_are_named() -> None:
 def test_code_of_another_python_is_refused_and_plain_pickles_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pickles, "PYTHON", "3.9")
+    elsewhere = Origin("h", 1, "0", "3.9", "3")
+
+    def here(*, pickles: bool) -> Origin:
+        return elsewhere
+
+    monkeypatch.setattr(Origin, "here", here)
     function, point = sealed(lambda: 1), sealed(Point(1, 2))
     monkeypatch.undo()
     with pytest.raises(PayloadError, match=r"compiled by Python 3\.9, and this is Python 3\.1"):
@@ -674,14 +672,14 @@ class Rates:
     first: float
 
 def seal(value, direction):
-    context = payload.Context(project="p", run="r", direction=direction)
+    context = payload.Context(project="p", run="r", definition="train", direction=direction)
     encoded = payload.encode(value)
     keys = Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),))
     content = identity.of_arguments(payload.encode_arguments((value,), {}), (value,), {})
     return content.digest, payload.seal(encoded, keys=keys, context=context)
 
 def unseal(file, direction):
-    context = payload.Context(project="p", run="r", direction=direction)
+    context = payload.Context(project="p", run="r", definition="train", direction=direction)
     keys = Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),))
     return payload.unseal(pathlib.Path(file).read_bytes(), keys=keys, context=context)
 
@@ -708,7 +706,7 @@ from leveret.keys import Keyring
 rates, kind = payload.unseal(
     pathlib.Path("arguments").read_bytes(),
     keys=Keyring(keys=(bytes.fromhex(os.environ["LEVERET_TEST_KEY"]),)),
-    context=payload.Context(project="p", run="r", direction="arguments"),
+    context=payload.Context(project="p", run="r", definition="train", direction="arguments"),
 )
 assert type(rates) is kind and rates.first == 0.5
 """

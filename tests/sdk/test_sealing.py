@@ -18,7 +18,7 @@ from leveret.sealing import PayloadOptions, Sealer
 from leveret_broker import objects, references
 
 KEYS = Keyring(keys=(b"k" * 32,))
-CONTEXT = Context(project="vision", run="run_1", direction="result")
+CONTEXT = Context(project="vision", run="run_1", definition="train", direction="result")
 THRESHOLD = 100_000
 ARRAY = np.arange(100_000.0)
 
@@ -117,7 +117,8 @@ def test_an_array_that_goes_to_many_runs_beside_other_arguments_is_stored_once(
 ) -> None:
     for number in range(100):
         arguments = encode_arguments((), {"data": ARRAY, "rate": number / 100})
-        context = Context(project="vision", run=f"run_{number}", direction="arguments")
+        run = f"run_{number}"
+        context = Context(project="vision", run=run, definition="train", direction="arguments")
         data = sealer(tmp_path).seal(arguments, context=context)
         assert opened(sealer(tmp_path), data, context)[1]["rate"] == number / 100
 
@@ -205,9 +206,9 @@ def test_a_pickle_that_is_vouched_for_is_loaded(bomb: Bomb, store: Path) -> None
 @pytest.mark.parametrize(
     "context",
     [
-        Context(project="vision", run="run_2", direction="result"),
-        Context(project="audio", run="run_1", direction="result"),
-        Context(project="vision", run="run_1", direction="arguments"),
+        Context(project="vision", run="run_2", definition="train", direction="result"),
+        Context(project="audio", run="run_1", definition="train", direction="result"),
+        Context(project="vision", run="run_1", definition="train", direction="arguments"),
     ],
 )
 def test_a_reference_is_worth_nothing_elsewhere(context: Context, bomb: Bomb, store: Path) -> None:

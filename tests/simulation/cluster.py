@@ -242,4 +242,6 @@ class Caller(Machine):
         )
 
     def _context(self, direction: Any) -> payload.Context:
-        return payload.Context(project=PROJECT, run=self.run, direction=direction)
+        return payload.Context(
+            project=PROJECT, run=self.run, definition=app.flow.name, direction=direction
+        )

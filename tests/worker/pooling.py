@@ -41,7 +41,7 @@ def a_job(fn: Callable[..., Any], *args: object, keys: Keyring | None = KEYS) ->
         run=RUN,
         attempt=1,
         project="vision",
-        definition=f"vision:{fn.__name__}:0",
+        definition="vision:f:0",
         function=refer(fn),
         arguments=seal(encode_arguments(args, {}), keys=keys, context=_context("arguments")),
     )
@@ -90,4 +90,4 @@ def text_in(file: Path) -> str:
 
 
 def _context(direction: Literal["arguments", "result"]) -> Context:
-    return Context(project="vision", run=RUN, direction=direction)
+    return Context(project="vision", run=RUN, definition="f", direction=direction)

@@ -79,7 +79,7 @@ class Site:
 def invocation(
     run: str, arguments: Sequence[object], *, attempt: int = 1, **fields: Any
 ) -> Invocation:
-    context = payload.Context(project="p", run=run, direction="arguments")
+    context = payload.Context(project="p", run=run, definition="job", direction="arguments")
     sealed = payload.seal(
         payload.encode_arguments(tuple(arguments), {}), keys=None, context=context
     )

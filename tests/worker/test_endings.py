@@ -159,7 +159,7 @@ async def site() -> AsyncGenerator[Endings]:
 
 def opened(outcome: Outcome) -> Any:
     assert outcome.result is not None
-    context = payload.Context(project="p", run=outcome.run, direction="result")
+    context = payload.Context(project="p", run=outcome.run, definition="job", direction="result")
     return payload.unseal(outcome.result, keys=None, context=context)
 
 

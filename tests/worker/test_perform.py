@@ -21,7 +21,7 @@ CONTEXT = RunContext(
 
 
 def arguments(*args: object) -> bytes:
-    context = Context(project="vision", run=RUN, direction="arguments")
+    context = Context(project="vision", run=RUN, definition="f", direction="arguments")
     return seal(encode_arguments(args, {}), keys=KEYS, context=context)
 
 
@@ -53,12 +53,14 @@ async def make() -> list[int]:
 def _with_inputs(*runs: str, results_of: str = "") -> tuple[bytes, dict[str, bytes]]:
     """Arguments that name inputs, the first of them twice, and their results as they came."""
     call = use([made := make(), made, *(make() for _ in runs[1:])])
-    context = Context(project="vision", run=RUN, direction="arguments")
+    context = Context(project="vision", run=RUN, definition="f", direction="arguments")
     sealed = seal(with_inputs(call.arguments, runs), keys=KEYS, context=context)
     call.close()
     results: dict[str, bytes] = {}
     for run in runs:
-        context = Context(project="vision", run=results_of or run, direction="result")
+        context = Context(
+            project="vision", run=results_of or run, definition="f", direction="result"
+        )
         results[run] = seal(encode([run]), keys=KEYS, context=context)
     return sealed, results
 

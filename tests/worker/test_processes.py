@@ -143,7 +143,7 @@ async def test_a_pool_works_on_a_loop_outside_the_main_thread(tmp_path: Path) ->
         (jobs.system_exit, "SystemExit", "leaving"),
         (jobs.interrupt, "KeyboardInterrupt", ""),
         (jobs.exhaust_memory, "MemoryError", ""),
-        (jobs.unsendable, "leveret.errors.PayloadError", "vision:unsendable:0"),
+        (jobs.unsendable, "leveret.errors.PayloadError", "the result of vision:f:0"),
     ],
 )
 async def test_what_a_task_raises_fails_its_run_and_its_child_lives_on(

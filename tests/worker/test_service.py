@@ -68,7 +68,7 @@ class Site:
     async def run(self, name: str) -> messages.Reply:
         """Submit a call of a task without arguments, and wait for its end."""
         run = identifiers.new_id("run")
-        context = payload.Context(project="p", run=run, direction="arguments")
+        context = payload.Context(project="p", run=run, definition=name, direction="arguments")
         submission = messages.Submission(
             run=run,
             target=messages.Target(identifier=name),

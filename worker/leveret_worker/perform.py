@@ -105,7 +105,7 @@ def failed(error: BaseException, *, run: RunContext, sealer: Sealer) -> Ending:
     context = _context(run, "error")
     error = _shown(error, run)
     sealed = encode_failure(error, sealer=sealer, context=context)
-    return Ending(error=sealed, failure=describe(error))
+    return Ending(error=sealed, failure=describe(error, keys=sealer.keys))
 
 
 async def failed_soon(error: BaseException, *, run: RunContext, sealer: Sealer) -> Ending:
@@ -113,7 +113,7 @@ async def failed_soon(error: BaseException, *, run: RunContext, sealer: Sealer) 
     context = _context(run, "error")
     error = _shown(error, run)
     sealed = await encode_failure_soon(error, sealer=sealer, context=context)
-    return Ending(error=sealed, failure=describe(error))
+    return Ending(error=sealed, failure=describe(error, keys=sealer.keys))
 
 
 def _among(results: Mapping[str, object]) -> Callable[[str], object]:
@@ -128,7 +128,7 @@ def _among(results: Mapping[str, object]) -> Callable[[str], object]:
 
 
 def _result_of(made: str, run: RunContext) -> Context:
-    return Context(project=run.project, run=made, direction="result")
+    return Context(project=run.project, run=made, definition="", direction="result")
 
 
 def _succeeded(result: object, run: RunContext, sealer: Sealer) -> Ending:
@@ -163,4 +163,6 @@ def _shown(error: BaseException, run: RunContext) -> BaseException:
 
 
 def _context(run: RunContext, direction: Literal["arguments", "result", "error"]) -> Context:
-    return Context(project=run.project, run=run.run, direction=direction)
+    return Context(
+        project=run.project, run=run.run, definition=run.definition_name, direction=direction
+    )
