@@ -65,7 +65,7 @@ async def weigh_all(data: Any, count: int) -> list[float]:
 
 
 @define.task
-def make(size: int) -> Any:
+def make_array(size: int) -> Any:
     return np.ones(size)
 
 
@@ -185,7 +185,7 @@ async def test_a_result_whose_object_is_damaged_is_an_error_and_nothing_else(
     damage: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:
     async with leveret.local(state=tmp_path) as client:
-        run = await client.start(make(SIZE))
+        run = await client.start(make_array(SIZE))
         await run.result()
         (path,) = objects_in(tmp_path)
         damage(path)
@@ -194,7 +194,7 @@ async def test_a_result_whose_object_is_damaged_is_an_error_and_nothing_else(
             PayloadError, match=f"the result of run {run.id} can't be read.*{reason}"
         ):
             await client.run(run.id).result()
-        assert await make(1) == np.ones(1)  # and the runtime goes on
+        assert await make_array(1) == np.ones(1)  # and the runtime goes on
 
 
 async def test_a_task_whose_arguments_are_gone_fails_with_a_readable_error(tmp_path: Path) -> None:
@@ -233,8 +233,10 @@ async def test_arguments_that_are_too_large_are_refused_where_they_are_given(
         ):
             await weigh(np.arange(float(SIZE)), number=1)
         assert list(await client.runs()) == []
-        with pytest.raises(PayloadError, match=r"the result of .*make:0 \(a ndarray\) can't be se"):
-            await make(SIZE)
+        with pytest.raises(
+            PayloadError, match=r"the result of .*make_array:0 \(a ndarray\) can't be se"
+        ):
+            await make_array(SIZE)
 
     assert objects_in(tmp_path) == []
 

@@ -46,13 +46,13 @@ def test_arguments_that_do_not_fit_fail_the_run() -> None:
 
 
 @define.task
-async def make() -> list[int]:
+async def produce() -> list[int]:
     return []
 
 
 def _with_inputs(*runs: str, results_of: str = "") -> tuple[bytes, dict[str, bytes]]:
     """Arguments that name inputs, the first of them twice, and their results as they came."""
-    call = use([made := make(), made, *(make() for _ in runs[1:])])
+    call = take([made := produce(), made, *(produce() for _ in runs[1:])])
     context = Context(project="vision", run=RUN, definition="f", direction="arguments")
     sealed = seal(with_inputs(call.arguments, runs), keys=KEYS, context=context)
     call.close()
@@ -66,7 +66,7 @@ def _with_inputs(*runs: str, results_of: str = "") -> tuple[bytes, dict[str, byt
 
 
 @define.task
-async def use(values: list[Any]) -> None: ...
+async def take(values: list[Any]) -> None: ...
 
 
 def _same(values: list[list[str]]) -> list[object]:
