@@ -1,0 +1,385 @@
+"""A stranger with a plain AMQP client and no key, against services in processes of their own.
+
+Whatever is put on whichever queue: no code of it runs, no service stops, what nobody can read is
+set aside with its reason, and good traffic goes on meanwhile.
+"""
+
+import asyncio
+import pickle
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+import zstandard
+from aio_pika.abc import AbstractChannel
+
+import leveret
+from leveret import payload
+from leveret.client import Client
+from leveret.keys import load_keyring, new_key
+from leveret.layout import Flag
+from leveret.origin import Origin
+from leveret.payload import Context
+from leveret_broker import codec, identifiers, messages, topology
+from tests.acceptance.apps import target
+from tests.acceptance.durable import KEY, PROJECT, DurableSite, becomes
+from tests.acceptance.processes import Process
+from tests.sdk.forging import laid_out
+
+pytestmark = pytest.mark.rabbitmq
+
+TARGET = "tests.acceptance.apps.target"
+KEYS = load_keyring(KEY)
+OTHERS = load_keyring(new_key())
+NEWEST = 2**62
+"""A generation that every worker has heard all about, as it were."""
+FUZZED = 2_200
+"""Messages a queue, and there are five."""
+WORK = f"{PROJECT}:mirror:0"
+
+
+@pytest.fixture
+def site(rabbit_vhost_url: str, tmp_path: Path) -> Iterator[DurableSite]:
+    site = DurableSite(rabbit_vhost_url, tmp_path)
+    yield site
+    site.close()
+
+
+class Bomb:
+    """Leaves a file behind wherever it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self._marker), "w")
+
+
+def hostile(marker: Path, context: Context) -> dict[str, bytes]:
+    """Payloads that look like one for this context, by what is wrong with them."""
+    bomb = Bomb(marker)
+    encoded = payload.encode_arguments((bomb,), {})
+
+    def sealed(**changes: Any) -> bytes:
+        return payload.seal(encoded, keys=KEYS, context=replace(context, **changes))
+
+    whole = sealed()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 4
+    packed = zstandard.ZstdCompressor(level=19).compress(bytes(2**28))
+    prelude = Origin.here(pickles=True).packed(())
+    return {
+        "bare pickle": pickle.dumps(bomb),
+        "unsigned pickle": laid_out(encoded.body, flags=Flag.PICKLED, prelude=prelude),
+        "undeclared pickle": laid_out(encoded.body),
+        "forged signature": laid_out(
+            encoded.body, flags=Flag.PICKLED | Flag.SIGNED, prelude=prelude
+        ),
+        "wrong key": payload.seal(encoded, keys=OTHERS, context=context),
+        "other run": sealed(run="run_of_somebody_else"),
+        "other project": sealed(project="other"),
+        "other definition": sealed(definition="other"),
+        "other direction": sealed(direction="error"),
+        "truncated": whole[:-7],
+        "bit-flipped": bytes(flipped),
+        "deeply nested": laid_out(b"\x91" * 100_000),
+        "bomb": laid_out(packed, unpacked=2**28),
+        "oversized": laid_out(b"\xc6\x7f\xff\xff\xff" + bytes(2**20), b"\0" * 2**22),
+        "nothing": b"",
+    }
+
+
+@asynccontextmanager
+async def attacker(site: DurableSite) -> AsyncGenerator[AbstractChannel]:
+    connection = await aio_pika.connect(site.url)
+    async with connection:
+        yield await connection.channel()
+
+
+async def put(channel: AbstractChannel, queue: str, *bodies: bytes) -> None:
+    """Straight on a queue."""
+    for body in bodies:
+        message = aio_pika.Message(body)
+        await channel.default_exchange.publish(message, routing_key=queue, mandatory=True)
+
+
+class Traffic:
+    """Good calls, one after the other, from the beginning to the end of a block."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Traffic":
+        self._task = asyncio.create_task(self._flow())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._task is not None
+        if self._task.done():
+            self._task.result()
+        self._task.cancel()
+
+    async def _flow(self) -> None:
+        while True:
+            assert await target.mirror_twice({self.done}) == [{self.done}] * 2
+            self.done += 1
+
+
+async def dead(channel: AbstractChannel) -> list[tuple[str, str]]:
+    """Origin and reason of all that was set aside; it stays there."""
+    queue = await channel.get_queue(topology.DEAD.name)
+    found = [message async for message in _all_of(queue)]
+    return [
+        (str(each.headers[topology.ORIGIN_HEADER]), str(each.headers[topology.REASON_HEADER]))
+        for each in found
+    ]
+
+
+async def _all_of(queue: aio_pika.abc.AbstractQueue) -> AsyncGenerator[Any]:
+    while (message := await queue.get(fail=False)) is not None:
+        yield message
+
+
+async def served(site: DurableSite) -> list[Process]:
+    return site.together(("coordinator", "--catalog", "catalog.sqlite"), ("worker", TARGET))
+
+
+def check_unharmed(processes: Sequence[Process], pids: Sequence[int], marker: Path) -> None:
+    assert [process.exit_code for process in processes] == [None] * len(processes)
+    assert [process.pid for process in processes] == pids
+    assert not marker.exists()
+
+
+# -- payloads -------------------------------------------------------------------------------------
+
+
+async def test_hostile_payloads_fail_their_runs_and_execute_nothing(site: DurableSite) -> None:
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    async with attacker(site) as channel, site.client() as client, Traffic() as traffic:
+        context = Context(project=PROJECT, run="", definition="mirror", direction="arguments")
+        runs: dict[str, str] = {}
+        for name in hostile(marker, context):
+            run = runs[name] = identifiers.new_id("run")
+            data = hostile(marker, replace(context, run=run))[name]
+            submission = messages.Submission(
+                run=run,
+                target=messages.Target(identifier="mirror"),
+                project=PROJECT,
+                arguments=data,
+            )
+            asked = messages.Submit(session="session_nobody", submissions=(submission,))
+            await put(channel, topology.REQUESTS.name, codec.encode(asked))
+        for name, run in runs.items():
+            async with asyncio.timeout(60):
+                with pytest.raises(leveret.PayloadError, match="the arguments of run"):
+                    await found(client, run, name)
+        await becomes(lambda: traffic.done > 3, "good calls are answered")
+    check_unharmed(processes, pids, marker)
+
+
+async def found(client: Client, run: str, name: str) -> Any:
+    """The result of a run that somebody else has asked for."""
+
+    async def is_known() -> bool:
+        return any(row.id == run for row in await client.runs(limit=1000))
+
+    await becomes(is_known, f"{name} is known")
+    return await client.run(run).result()
+
+
+async def test_hostile_invocations_execute_nothing(site: DurableSite) -> None:
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    async with attacker(site) as channel, site.client() as client, Traffic() as traffic:
+        context = Context(project=PROJECT, run="", definition="mirror", direction="arguments")
+        sent: set[str] = set()
+        for task in ("mirror", "mirror_in_a_process"):
+            record, context = await client.resolve(task), replace(context, definition=task)
+            for name in hostile(marker, context):
+                run = identifiers.new_id("run")
+                sent.add(run)
+                invocation = messages.Invocation(
+                    run=run,
+                    attempt=1,
+                    root=run,
+                    parent=None,
+                    arguments=hostile(marker, replace(context, run=run))[name],
+                )
+                work = messages.Invocations(
+                    project=PROJECT,
+                    definition=record.id,
+                    runs=(invocation,),
+                    generation=NEWEST,  # so that they are executed without a question
+                )
+                await put(channel, record.queue, codec.encode(work))
+
+        def are_refused() -> bool:
+            """Each ended with an error, which the coordinator took for no run's."""
+            return all(processes[0].text().count(run) for run in sent)
+
+        await becomes(are_refused, "all of them have failed")
+        before = traffic.done
+        await becomes(lambda: traffic.done > before + 3, "good calls are answered")
+    assert len(sent) > 20
+    check_unharmed(processes, pids, marker)
+
+
+async def test_a_hostile_end_of_a_run_is_an_error_to_its_caller(site: DurableSite) -> None:
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    async with attacker(site) as channel, site.client() as client, Traffic():
+        replies = topology.reply_queue_name(client.connection.session.id)
+        context = Context(
+            project=PROJECT, run="", definition="wait_for_nothing", direction="result"
+        )
+        # A run has one definition, so a result is bound to that by its run.
+        for name in hostile(marker, context).keys() - {"other definition"}:
+            run = await client.start(
+                target.wait_for_nothing()
+            )  # it goes on: only the attacker tells an end
+            data = hostile(marker, replace(context, run=run.id))[name]
+            end = messages.Finished(run=run.id, state="succeeded", result=data)
+            await put(channel, replies, codec.encode(messages.Replies(replies=(end,))))
+            async with asyncio.timeout(60):
+                with pytest.raises(leveret.PayloadError, match="the result of run"):
+                    await run.result()
+    check_unharmed(processes, pids, marker)
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+
+def originals(marker: Path, worker: str) -> dict[str, list[bytes]]:
+    """Messages of each queue, about runs that nobody has, to be damaged."""
+    run = "run_00000000000000000000000000"
+    context = Context(project=PROJECT, run=run, definition="mirror", direction="arguments")
+    bad = list(hostile(marker, context).values())[:11]
+    target_ = messages.Target(identifier="nothing")
+    asked = [
+        messages.Submission(run=run, target=target_, project=PROJECT, arguments=data)
+        for data in bad
+    ]
+    requests: list[messages.Wire] = [
+        messages.Hello(session="s", request="1"),
+        messages.Resolve(session="s", request="1", identifier="mirror", project=PROJECT),
+        messages.Attach(session="s", runs=(run,)),
+        messages.ShowRun(session="s", request="1", run=run),
+        *(messages.Submit(session="s", submissions=(each,)) for each in asked),
+    ]
+    outcomes = [
+        messages.Outcomes(
+            worker=worker,
+            outcomes=(
+                messages.Outcome(
+                    run=run,
+                    attempt=1,
+                    state="succeeded",
+                    result=data,
+                    started_at=0,
+                    finished_at=1,
+                ),
+            ),
+            claims=(messages.Claim(run=run, attempt=1),),
+        )
+        for data in bad
+    ]
+    work = [
+        messages.Invocations(
+            project=PROJECT,
+            definition="task_1",
+            runs=(messages.Invocation(run=run, attempt=1, root=run, parent=None, arguments=data),),
+        )
+        for data in bad
+    ]
+    control = [
+        messages.Control(stop=(messages.Stop(run=run, attempt=1),)),
+        messages.Control(verdicts=(messages.Verdict(run=run, attempt=1, granted=None),)),
+    ]
+    replies = [
+        messages.Replies(replies=(messages.Finished(run=run, state="succeeded", result=data),))
+        for data in bad
+    ]
+    kinds: dict[str, Sequence[messages.Wire]] = {
+        topology.REQUESTS.name: requests,
+        topology.OUTCOMES.name: outcomes,
+        WORK: work,
+        "control": control,
+        "replies": replies,
+    }
+    return {name: [codec.encode(each) for each in group] for name, group in kinds.items()}
+
+
+def damaged(body: bytes, chosen: random.Random) -> bytes:
+    """A message with something wrong."""
+    changed = bytearray(body)
+    match chosen.randrange(8):
+        case 0:
+            del changed[chosen.randrange(len(changed)) :]
+        case 1:
+            return chosen.randbytes(chosen.randrange(300))
+        case 2:
+            return b"\x91" * chosen.randrange(1, 5000)
+        case 3:
+            return b"\xdd\xff\xff\xff\xff" * chosen.randrange(1, 50)
+        case 4:
+            changed[chosen.randrange(len(changed))] = chosen.randrange(256)
+        case 5:
+            at = chosen.randrange(len(changed))
+            changed[at:at] = chosen.randbytes(8)
+        case 6:
+            at = chosen.randrange(len(changed))
+            changed[at : at + 4] = b"\xff" * 4
+        case _:
+            changed[chosen.randrange(len(changed))] ^= 1 << chosen.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.timeout(300)
+async def test_ten_thousand_damaged_messages_stop_nothing(site: DurableSite) -> None:
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    chosen = random.Random(11)
+    async with attacker(site) as channel, site.client() as client, Traffic() as traffic:
+        (worker,) = await client.workers()
+        names = {
+            "control": topology.control_queue(worker.id).name,
+            "replies": topology.reply_queue_name(client.connection.session.id),
+        }
+        queues = originals(marker, worker.id)
+        bodies = [
+            (names.get(name, name), damaged(chosen.choice(group), chosen))
+            for name, group in queues.items()
+            for _ in range(FUZZED)
+        ]
+        chosen.shuffle(bodies)
+        for start in range(0, len(bodies), 200):
+            some = bodies[start : start + 200]
+            await asyncio.gather(*(put(channel, queue, body) for queue, body in some))
+        assert len(bodies) >= 10_000
+
+        async def are_read() -> bool:
+            waiting = [
+                await channel.declare_queue(names.get(name, name), passive=True) for name in queues
+            ]
+            return not any(each.declaration_result.message_count for each in waiting)
+
+        await becomes(are_read, "all of them are read")
+        before = traffic.done
+        await becomes(lambda: traffic.done > before + 3, "good calls are answered")
+        found = await dead(channel)
+        counts = Counter(origin for origin, _ in found)
+        for name in queues:
+            if name != "replies":  # a caller drops what is no reply
+                assert counts[names.get(name, name)] > FUZZED / 3, counts
+        assert all(reason for _, reason in found)
+        logged = [process.text().count("message set aside") for process in processes]
+        assert all(count > FUZZED / 3 for count in logged), logged  # the count stands in the last
+    check_unharmed(processes, pids, marker)
