@@ -51,7 +51,7 @@ KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 SECONDS = (0, 1, 4, 24)
 """How long faults last: the longest lets everything be finished elsewhere meanwhile."""
-LEAVES = "tttttrxlozpciijdds"
+LEAVES = "ttttttttrrxxlozzppcijds"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

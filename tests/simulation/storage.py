@@ -23,7 +23,7 @@ class Disk:
     def __init__(
         self, image: bytes | None, on_commit: Callable[[], None], rng: random.Random
     ) -> None:
-        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        self.database = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
         if image is not None:
             self.database.deserialize(image)
         self.on_commit = on_commit
