@@ -3,13 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-containers check clean
 
 demo: .venv/examples.done  ## train four models in parallel and pick the best, in this process
 	$(BIN)/python examples/train_and_pick.py
 
 test: .venv/dev.done  ## the whole suite, with a real RabbitMQ
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
+
+test-containers: .venv/dev.done  ## the services' images, built and run by a Docker engine
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test tests/containers --verbose
 
 check: .venv/dev.done  ## format, lint, types, imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

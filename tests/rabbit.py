@@ -167,7 +167,7 @@ class PrivateNode(RabbitNode):
         for process in (self._server, self._mapper):
             if process is not None:
                 self._dismiss_watcher(process)
-                _end(process)
+                end(process)
         self._server = self._mapper = None
 
     def kill(self) -> None:
@@ -184,8 +184,7 @@ class PrivateNode(RabbitNode):
     def _dismiss_watcher(self, process: subprocess.Popen[bytes]) -> None:
         """Before the process ends, lest another one gets its number."""
         if watcher := self._watchers.pop(process.pid, None):
-            os.killpg(watcher.pid, signal.SIGKILL)
-            watcher.communicate()
+            dismiss(watcher)
 
     def _start_mapper(self) -> None:
         """Erlang's port mapper, as our own child: left to the node, it would outlive the suite."""
@@ -317,7 +316,8 @@ def _has_docker() -> bool:
 # -- installing the distribution's package --------------------------------------------------------
 
 
-def _can_install() -> bool:
+def can_install() -> bool:
+    """Whether Debian's packages may be installed."""
     return (
         platform.system() == "Linux"
         and os.geteuid() == 0
@@ -331,7 +331,7 @@ def install_if_needed(report: Callable[[str], None]) -> None:
     the processes in which the tests run would get into each other's way."""
     if os.environ.get("LEVERET_TEST_URL") or installed_scripts() or _has_docker():
         return
-    if _can_install():
+    if can_install():
         _install(report)
         assert installed_scripts() is not None, "the package holds no rabbitmq-server"
 
@@ -339,15 +339,20 @@ def install_if_needed(report: Callable[[str], None]) -> None:
 def _install(report: Callable[[str], None]) -> None:
     """Install Debian's package without the system node that it starts."""
     report("installing the distribution's rabbitmq-server")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     before = _system_nodes()
-    with _no_services():
-        for arguments in (["update"], ["install", "-y", "rabbitmq-server"]):
-            _output(["apt-get", *arguments], environment)
+    install(["rabbitmq-server"])
     if started := _system_nodes() - before:
         report(f"the package started a node all the same: stopping process {started}")
         for process in started:
             os.kill(process, signal.SIGTERM)
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install Debian's packages, and start no service of theirs."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with _no_services():
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            _output(["apt-get", *arguments], environment)
 
 
 @contextmanager
@@ -475,7 +480,14 @@ def end_with_this_process(process: subprocess.Popen[bytes]) -> subprocess.Popen[
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def dismiss(watcher: subprocess.Popen[bytes]) -> None:
+    """End a watcher, and not what it watches."""
+    os.killpg(watcher.pid, signal.SIGKILL)
+    watcher.communicate()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM for the process's group, then SIGKILL."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
     try:

@@ -1,0 +1,165 @@
+"""leveret's services as containers, with a virtual host and a folder of the test's own."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from docker.models.containers import Container
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+import leveret
+from leveret.client import Client
+from tests.acceptance.apps import book
+from tests.acceptance.durable import KEY, PROJECT
+from tests.acceptance.processes import DEADLINE, until
+from tests.containers.broker import Broker
+from tests.containers.engine import docker
+from tests.containers.images import Images
+
+BOOK = "/book"
+"""Where the containers see the folder with the ledger and the gates."""
+GRACE = 40
+"""Seconds that `docker stop` gives, a little more than a worker's drain takes at most."""
+
+
+class Service:
+    """A container with a service in it."""
+
+    def __init__(self, container: DockerContainer) -> None:
+        self._container = container
+        self._removed = False
+        container.start()
+
+    @property
+    def container(self) -> Container:
+        return self._container.get_wrapped_container()
+
+    @property
+    def id(self) -> str:
+        """The container's, for `docker …`."""
+        return self._container.get_container_id()
+
+    @property
+    def exit_code(self) -> int | None:
+        """`None` while it runs."""
+        self.container.reload()
+        state: dict[str, Any] = self.container.attrs["State"]
+        return None if state["Running"] else int(state["ExitCode"])
+
+    def text(self) -> str:
+        """All that it has logged."""
+        logs: bytes = self.container.logs()
+        return logs.decode(errors="replace")
+
+    def ready(self, event: str) -> "Service":
+        """Return once it has logged an event; fail if it ends before."""
+        until(lambda: event in self.text() or self.exit_code is not None, event)
+        assert self.exit_code is None, self.text()
+        return self
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        until(lambda: self.exit_code is not None, f"{self.id} ends")
+        code = self.exit_code
+        assert code is not None
+        return code
+
+    def printed(self, *command: str) -> str:
+        """What a command prints in the container."""
+        return docker("exec", self.id, *command)
+
+    def signal(self, name: str) -> None:
+        docker("kill", "--signal", name, self.id)
+
+    def kill(self) -> None:
+        """SIGKILL, as by `docker kill`."""
+        docker("kill", self.id)
+
+    def stop(self) -> int:
+        """`docker stop`; its exit code."""
+        docker("stop", "--time", str(GRACE), self.id)
+        return self.ended()
+
+    def remove(self) -> None:
+        if not self._removed:
+            self._container.stop()
+        self._removed = True
+
+
+class Site:
+    """A virtual host, a folder, and the containers that a test starts; all are removed with it."""
+
+    def __init__(
+        self, images: Images, broker: Broker, network: Network, url: str, folder: Path
+    ) -> None:
+        self.broker = broker
+        self.url = url
+        self.folder = folder
+        self.settings: dict[str, str] = {}
+        """For the services to come."""
+        self._images = images
+        self._network = network
+        self._services: list[Service] = []
+        folder.chmod(0o777)  # the services' user is none of this machine's
+
+    @property
+    def url_inside(self) -> str:
+        return self.broker.inside(self.url)
+
+    def start(self, container: DockerContainer, **environment: str) -> Service:
+        """Start a container of a service on the network, as securely as one should."""
+        ours = {"LEVERET_URL": self.url_inside, "LEVERET_KEY": KEY, book.FOLDER: BOOK}
+        for name, value in {**ours, **self.settings, **environment}.items():
+            container.with_env(name, value)
+        container.with_network(self._network).with_volume_mapping(str(self.folder), BOOK, "rw")
+        container.with_tmpfs_mount("/tmp")
+        container.with_kwargs(
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+        )
+        service = Service(container)
+        self._services.append(service)
+        return service
+
+    def coordinator(self, *, volume: str | None = None, **environment: str) -> Service:
+        """A coordinator that is ready, with its catalog on a volume by name, or of its own."""
+        container = DockerContainer(self._images.coordinator)
+        if volume is not None:
+            container.with_volume_mapping(volume, "/var/lib/leveret", "rw")
+        return self.start(container, **environment).ready("coordinator ready")
+
+    def worker(self, image: str, *arguments: str, **environment: str) -> Service:
+        """A worker that is ready; `arguments` in place of the image's own."""
+        return self.starting_worker(image, *arguments, **environment).ready("worker ready")
+
+    def starting_worker(self, image: str, *arguments: str, **environment: str) -> Service:
+        """A worker that need not be ready yet."""
+        container = DockerContainer(image)
+        if arguments:
+            container.with_command(list(arguments))
+        return self.start(container, **environment)
+
+    def client(self, project: str = PROJECT) -> Client:
+        """A client on this machine, outside of all containers."""
+        return leveret.connect(self.url, project=project, key=KEY, timeout=DEADLINE)
+
+    def let_pass(self, number: int = book.ALL, root: str = book.EVERY) -> None:
+        book.let_pass(self.folder, number, root)
+
+    def lines(self, event: str | None = None, run: str | None = None) -> list[book.Line]:
+        """Of the ledger: those of an event, of a run."""
+        return [
+            line
+            for line in book.read(self.folder)
+            if event in (None, line.event) and run in (None, line.run)
+        ]
+
+    def counts(self, event: str) -> Counter[str]:
+        """How often an event happened, by run."""
+        return Counter(line.run for line in self.lines(event))
+
+    def close(self) -> None:
+        for service in self._services:
+            service.remove()
