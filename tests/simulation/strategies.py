@@ -2,9 +2,20 @@
 
 from collections.abc import Sequence
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from tests.simulation.schedule import KINDS, LEAVES, SECONDS, SKIES, Fault, Schedule, Sky
+from tests.simulation.schedule import KINDS, LEAVES, SECONDS, Fault, Schedule, Sky
+
+a_thousand = settings(
+    max_examples=1000,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+)
+"""In two modules, so that the two processes of `scripts/test` share the work."""
 
 
 def _branch(parts: Sequence[str], brackets: str) -> str:
@@ -28,10 +39,14 @@ _faults = st.builds(
     seconds=st.sampled_from(SECONDS),
 )
 
-schedules = st.builds(
-    _schedule,
-    st.integers(0, 2**32 - 1),
-    _branches(st.recursive(st.sampled_from(LEAVES), _branches, max_leaves=2)),
-    st.sampled_from(SKIES),
-    st.lists(_faults, max_size=4),
-)
+
+
+def schedules(*skies: Sky) -> st.SearchStrategy[Schedule]:
+    """Programs and faults in one of these weathers."""
+    return st.builds(
+        _schedule,
+        st.integers(0, 2**32 - 1),
+        _branches(st.recursive(st.sampled_from(LEAVES), _branches, max_leaves=2)),
+        st.sampled_from(skies),
+        st.lists(_faults, max_size=4),
+    )
