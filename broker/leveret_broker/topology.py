@@ -26,6 +26,9 @@ HEARTBEAT_EVERY = 5.0
 """Seconds between two heartbeats of a worker. Who listens to them has to allow for one that comes
 late, whatever else it is set to."""
 
+MARKER_HEADER = "leveret-marker"
+"""On what the coordinator tells itself through its own queues, to see how far it has heard."""
+
 REASON_HEADER = "leveret-reason"
 ORIGIN_HEADER = "leveret-origin"
 

@@ -1,25 +1,29 @@
 """Looks for what went wrong unheard: workers that are gone, invocations that vanished.
 
-Silence counts only while this coordinator listens, and only once it has heard all there is to hear:
-a heartbeat may wait behind a thousand submissions. It does not listen while its process stands
-still, nor while nobody at all is heard: then it is the broker that takes nothing. Three signs tell
-that a worker is gone, and make its attempts orphans: it said goodbye, its heartbeat is old, or
-nobody consumes its control queue for a while. The last is quicker, and is looked at when there is a
-reason to suspect.
+Silence counts only while this coordinator listens, and only until the time until which it has heard
+all (`hearing.py`): a heartbeat may wait behind a thousand submissions. It does not listen while its
+process stands still, nor while nobody at all is heard: then it is the broker that takes nothing.
+Three signs tell that a worker is gone, and make its attempts orphans: it said goodbye, its
+heartbeat is old, or nobody consumes its control queue for a while. The last is quicker, and is
+looked at when there is a reason to suspect.
 
-A queue that lost messages has fewer of them, with what its workers hold, than the catalog says.
-What was published long ago is then published again, as a copy that is claimed before it is started:
-if nothing was lost after all, nothing is executed twice.
+A queue that lost messages has fewer of them, with what its workers hold, than the catalog says once
+it knows all that was told when they were counted. What was published long ago is then published
+again, as a copy that is claimed before it is started: if nothing was lost after all, nothing is
+executed twice.
 """
 
-from collections.abc import Iterable
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leveret_broker import logs, topology
 from leveret_broker.clock import Clock
 from leveret_broker.errors import TransportError
 from leveret_broker.transport import Transport
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog, Liveness, QueueCount
+from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.records import Orphan, Vanished
 
 log = logs.get_logger("leveret.coordinator")
@@ -34,6 +38,8 @@ LOOK_AGAIN_AFTER = 1.0
 """Seconds to the next look while something is suspected."""
 TELL_AFTER = 60.0
 """Seconds without a look after which it is told what keeps it from looking."""
+MOST_COUNTS = 20
+"""Times that queues are counted ahead of what was heard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +59,22 @@ class RecoverySettings:
     """How long an invocation must have been in its queue to be counted."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """What was in the queues at a time."""
+
+    at: float
+    ready: Mapping[str, int]
+
+
 class Recoverer:
     """What this coordinator suspects. The catalog has what it knows."""
 
-    def __init__(self, transport: Transport, clock: Clock, settings: RecoverySettings) -> None:
+    def __init__(
+        self, transport: Transport, hearing: Hearing, clock: Clock, settings: RecoverySettings
+    ) -> None:
         self._transport = transport
+        self._hearing = hearing
         self._clock = clock
         self._settings = settings
         self._listening_since = self._heard_at = self._turned_at = clock.now()
@@ -67,6 +84,8 @@ class Recoverer:
         self._gone: dict[str, None] = {}
         self._short: dict[str, float] = {}
         """Since when definitions' queues have had too few messages at every look."""
+        self._counted: deque[Counted] = deque()
+        """Counts that are to be compared once all is heard that was told until then."""
 
     @property
     def pause(self) -> float:
@@ -77,10 +96,10 @@ class Recoverer:
     def alive(self) -> Liveness:
         """Who counts as alive now: everybody until there was time to hear of all."""
         self._turn()
-        now, silent_after = self._clock.now(), self._settings.worker_silent_after
-        has_listened = now - self._listening_since >= silent_after
-        is_heard = now - self._heard_at <= self._settings.worker_late_after
-        since = now - silent_after if has_listened and is_heard else float("-inf")
+        until, silent_after = self._hearing.until, self._settings.worker_silent_after
+        has_listened = until - self._listening_since >= silent_after
+        is_heard = self._clock.now() - self._heard_at <= self._settings.worker_late_after
+        since = until - silent_after if has_listened and is_heard else -math.inf
         return Liveness(since=since, gone=tuple(self._gone))
 
     @property
@@ -90,16 +109,19 @@ class Recoverer:
         return self._listening_since
 
     @property
-    def has_listened(self) -> bool:
-        """Whether it listens for long enough that nothing it is told can still be on its way here,
-        unless it waits in a queue."""
+    def patient_until(self) -> float:
+        """When timeouts that pass now have to have been due: not while news that they are kept may
+        wait to be heard, or be on its way to where it waits."""
         self._turn()
-        return self._clock.now() - self._listening_since >= LOOK_AGAIN_AFTER
+        until = self._hearing.until
+        return until if until - self._listening_since >= LOOK_AGAIN_AFTER else -math.inf
 
     def listen(self) -> None:
         """The connection was away, or this process: silence counts from now on."""
         self._listening_since = self._heard_at = self._clock.now()
         self._suspects = dict.fromkeys(self._suspects)
+        self._counted.clear()
+        self._hearing.forget()
 
     def hear(self) -> None:
         """A worker was heard. If none was for long, then it was not the workers that were away:
@@ -133,46 +155,37 @@ class Recoverer:
         """What is to be mended. Nothing if the broker can't be asked."""
         self._turn()
         try:
-            if not await self.has_heard_all():
-                self.put_off("messages wait to be heard")
-                return []
-            await self._look_at_suspects(catalog)
-            orphans, vanished = await self._orphans(catalog), await self._vanished(catalog)
+            until = await self._hearing.listen()
+            await self._look_at_suspects(catalog, until)
+            orphans, vanished = await self._orphans(catalog), await self._vanished(catalog, until)
         except TransportError as error:
-            self.put_off(str(error))
+            self._tell(str(error))
             return []
-        self._looked_at = self._told_at = self._clock.now()
+        self._looked_at = max(self._looked_at, until)
+        self._tell("messages wait to be heard")
         return [*orphans, *vanished]
 
-    def put_off(self, reason: str) -> None:
-        """There is no look this time. If that has been so for long, people are told."""
+    def _tell(self, reason: str) -> None:
+        """If nothing of the last minute was looked at, people are told."""
         now = self._clock.now()
-        if now - self._told_at >= TELL_AFTER:
+        if now - max(self._looked_at, self._told_at) >= TELL_AFTER:
             self._told_at = now
             seconds = round(now - self._looked_at)
             log.warning("nobody looks for lost runs", reason=reason, seconds=seconds)
 
-    async def has_heard_all(self) -> bool:
-        """Whether nothing waits for this coordinator. Raises `TransportError`."""
-        for queue in (topology.REQUESTS, topology.OUTCOMES):
-            status = await self._transport.inspect(queue.name)
-            if status is None or status.messages:
-                return False
-        return True
-
     # -- workers ----------------------------------------------------------------------------------
 
-    async def _look_at_suspects(self, catalog: Catalog) -> None:
-        now, late_after = self._clock.now(), self._settings.worker_late_after
-        if now - self._listening_since >= late_after:
-            self.suspect(await catalog.late_holders(heard_since=now - late_after))
+    async def _look_at_suspects(self, catalog: Catalog, until: float) -> None:
+        late_after = self._settings.worker_late_after
+        if until - self._listening_since >= late_after:
+            self.suspect(await catalog.late_holders(heard_since=until - late_after))
         for worker, missing_since in list(self._suspects.items()):
             status = await self._transport.inspect(topology.control_queue(worker).name)
             if status is not None and status.consumers:
                 del self._suspects[worker]
             elif missing_since is None:
-                self._suspects[worker] = now
-            elif now - missing_since >= self._settings.worker_gone_after:
+                self._suspects[worker] = self._clock.now()
+            elif until - missing_since >= self._settings.worker_gone_after:
                 del self._suspects[worker]
                 self._gone[worker] = None
                 if len(self._gone) > MOST_GONE:
@@ -187,22 +200,41 @@ class Recoverer:
 
     # -- invocations ------------------------------------------------------------------------------
 
-    async def _vanished(self, catalog: Catalog) -> list[Vanished]:
-        now = self._clock.now()
-        before = now - self._settings.vanished_after
+    async def _vanished(self, catalog: Catalog, until: float) -> list[Vanished]:
+        await self._count(catalog)
+        counted: Counted | None = None
+        while self._counted and self._counted[0].at <= until:
+            counted = self._counted.popleft()
+        return await self._missing(catalog, counted) if counted is not None else []
+
+    async def _count(self, catalog: Catalog) -> None:
+        """What is in the queues now. All that was told until now is to be known for comparing."""
+        if len(self._counted) >= MOST_COUNTS:
+            return
+        now = self._hearing.asked_at
+        queues = [each.queue for each in await self._old_in_queues(catalog, now)]
+        statuses = {queue: await self._transport.inspect(queue) for queue in queues}
+        ready = {name: status.messages if status else 0 for name, status in statuses.items()}
+        self._counted.append(Counted(at=now, ready=ready))
+
+    async def _old_in_queues(self, catalog: Catalog, at: float) -> list[QueueCount]:
+        before = at - self._settings.vanished_after
+        return await catalog.old_in_queues(before=before, alive_since=self.alive.since)
+
+    async def _missing(self, catalog: Catalog, counted: Counted) -> list[Vanished]:
+        before = counted.at - self._settings.vanished_after
         short: dict[str, float] = {}
-        vanished: list[Vanished] = []
-        for count in await catalog.old_in_queues(before=before, alive_since=self.alive.since):
-            status = await self._transport.inspect(count.queue)
-            ready = 0 if status is None else status.messages
-            if count.published <= ready + count.held:
+        missing: list[Vanished] = []
+        for count in await self._old_in_queues(catalog, counted.at):
+            ready = counted.ready.get(count.queue)
+            if ready is None or count.published <= ready + count.held:
                 continue
-            short_since = self._short.get(count.definition, now)
+            short_since = self._short.get(count.definition, counted.at)
             # What a worker took a moment ago it tells with its next heartbeat only.
-            if now - short_since >= self._settings.worker_late_after:
+            if counted.at - short_since >= self._settings.worker_late_after:
                 log.warning("invocations vanished and are published again", queue=count.queue)
-                vanished += await catalog.queued_before(count.definition, before=before, most=MOST)
+                missing += await catalog.queued_before(count.definition, before=before, most=MOST)
             else:
                 short[count.definition] = short_since
         self._short = short
-        return vanished
+        return missing

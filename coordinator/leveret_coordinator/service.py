@@ -38,6 +38,7 @@ from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
+from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.janitor import Janitor
@@ -85,7 +86,8 @@ class CoordinatorService:
         self._pause_over = Alarm(self._clock, self._wake.set)
         self._look = Alarm(self._clock, self._wake.set)
         self._timers = Timers(self._clock, self._wake.set)
-        self._recoverer = Recoverer(transport, self._clock, self._settings.recovery)
+        self._hearing = Hearing(transport, self._clock, lambda: bool(self._inbox))
+        self._recoverer = Recoverer(transport, self._hearing, self._clock, self._settings.recovery)
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._janitor = self._made_janitor()
         self._exchanges = ProjectExchanges(transport)
@@ -289,8 +291,16 @@ class CoordinatorService:
             await self._wake.wait()
         self._pause_over.clear()
 
-    async def _round(self, deliveries: Sequence[Delivery]) -> None:
-        """Deal with a batch; if that fails, with each alone, to find the one that is to blame."""
+    async def _round(self, taken: Sequence[Delivery]) -> None:
+        """Deal with a batch, and then know that all before its markers is heard."""
+        markers = [delivery for delivery in taken if self._hearing.is_marker(delivery)]
+        await self._deal_with_deliveries([each for each in taken if each not in markers])
+        for marker in markers:
+            self._hearing.hear(marker)
+            marker.ack()
+
+    async def _deal_with_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """If that fails, deal with each alone, to find the one that is to blame."""
         await self._exchanges.tend(deliveries)
         received = await intake.receive(deliveries, self._transport)
         try:
@@ -419,8 +429,9 @@ class CoordinatorService:
 
     async def _fire_timers(self) -> None:
         """Do what is due. Without the catalog it stays due; what fails by itself is put off."""
-        everything = await self._may_lose_patience()
-        due = await self._timers.due(self._open_catalog, with_timeouts=everything)
+        began_at = self._clock.now()
+        patient_until = await self._hear_out()
+        due = await self._timers.due(self._open_catalog, patient_until=patient_until)
         try:
             if due:
                 await self._deal_with(due)
@@ -430,18 +441,18 @@ class CoordinatorService:
             log.exception("timers failed, each is tried alone", error=str(error))
             for timer in due:
                 await self._fire_alone(timer)
+        is_behind = patient_until < began_at
         await self._timers.expect_next(
-            self._open_catalog, pause=0.0 if everything else LOOK_AGAIN_AFTER
+            self._open_catalog, pause=LOOK_AGAIN_AFTER if is_behind else 0.0
         )
 
-    async def _may_lose_patience(self) -> bool:
-        """Whether timeouts may pass: not while the news that they are kept may wait to be heard."""
-        if self._inbox or not self._recoverer.has_listened:
-            return False
+    async def _hear_out(self) -> float:
+        """When timeouts that pass now have to have been due."""
         try:
-            return await self._recoverer.has_heard_all() and not self._inbox
-        except TransportError:
-            return False
+            await self._hearing.listen()
+        except TransportError as error:
+            log.info("nobody can tell what waits to be heard", error=str(error))
+        return self._recoverer.patient_until
 
     async def _fire_alone(self, timer: Timer) -> None:
         try:
@@ -457,10 +468,7 @@ class CoordinatorService:
         """Look for what went wrong unheard, and mend it."""
         self._look.clear()
         try:
-            if self._inbox:
-                self._recoverer.put_off("messages wait to be dealt with")
-            else:
-                await self._look_for_what_is_lost()
+            await self._look_for_what_is_lost()
             await self._mend_queues()
             await self._publish_what_is_stuck()
         finally:

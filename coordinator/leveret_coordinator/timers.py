@@ -36,10 +36,13 @@ class Timers:
         for timer in timers:
             self._expect(timer.due_at)
 
-    async def due(self, catalog: Catalog, *, with_timeouts: bool) -> list[Timer]:
-        """Those that are due, with or without timeouts. Stays due until the next is expected."""
-        kinds = (*WAKING, *TIMEOUTS) if with_timeouts else WAKING
-        return await catalog.timers_due(now=self._clock.now(), kinds=kinds, most=MOST)
+    async def due(self, catalog: Catalog, *, patient_until: float) -> list[Timer]:
+        """Those that are due; timeouts that were due by then. Stays due until the next is
+        expected."""
+        now = self._clock.now()
+        waking = await catalog.timers_due(now=now, kinds=WAKING, most=MOST)
+        passed = min(now, patient_until)
+        return waking + await catalog.timers_due(now=passed, kinds=TIMEOUTS, most=MOST)
 
     async def expect_next(self, catalog: Catalog, *, pause: float = 0.0) -> None:
         """Wake for the next one that the catalog has, which may be due already; but not before so

@@ -10,6 +10,7 @@ from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import Goodbye
 from leveret_broker.transport import Consumer, Outgoing, QueueStatus
 from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.records import Confirmed, Orphan, Vanished
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer, RecoverySettings
 from leveret_coordinator.settings import CoordinatorSettings
@@ -29,7 +30,8 @@ class _Scene:
         self.catalog = catalog
         self.transport = transport
         self.clock = clock
-        self.recoverer = Recoverer(transport, clock, SETTINGS)
+        self.hearing = Hearing(transport, clock)
+        self.recoverer = Recoverer(transport, self.hearing, clock, SETTINGS)
         self.definition = ""
 
     async def prepare(self) -> None:
@@ -145,7 +147,7 @@ async def test_workers_that_beat_in_step_are_heard_however_soon_they_count_as_si
     await scene.executing(worker="w")
     await scene.consume_control("w")
     settings = CoordinatorSettings(worker_silent_after=silent_after).recovery
-    scene.recoverer = Recoverer(scene.transport, scene.clock, settings)
+    scene.recoverer = Recoverer(scene.transport, scene.hearing, scene.clock, settings)
     for _ in range(int(silent_after / topology.HEARTBEAT_EVERY) + 1):
         scene.clock.jump(topology.HEARTBEAT_EVERY + 0.1)
         await scene.hear("another")

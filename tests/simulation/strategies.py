@@ -40,7 +40,6 @@ _faults = st.builds(
 )
 
 
-
 def schedules(*skies: Sky) -> st.SearchStrategy[Schedule]:
     """Programs and faults in one of these weathers."""
     return st.builds(
