@@ -148,8 +148,7 @@ class Call(Coroutine[Any, Any, R_co]):
         code = await connection.prepare(self.definition)
         if self._arguments is None:
             return self._run
-        runs = [each.run_id for each in self.inputs if each.run_id is not None]
-        given = payload.with_inputs(self._arguments, runs)
+        given = payload.with_inputs(self._arguments, inputs.sources(self.inputs))
         arguments = await connection.stored(self.definition.name, given)
         if self.is_submitted:
             return self._run

@@ -108,7 +108,7 @@ class Connection:
             code=code,
         )
         assert call.run_id is not None, "it was named"
-        runs = [each.run_id for each in call.inputs if each.run_id is not None]
+        runs = [each.run for each in inputs.sources(call.inputs)]
         return self._submitted(
             call.run_id,
             caller.project if caller else self.project,
@@ -146,8 +146,8 @@ class Connection:
         calls: Sequence[Call[Any]] = arguments.inputs
         inputs.adopt(calls, None, identifier)
         await inputs.submit(calls, self)
-        runs = [call.run_id for call in calls if call.run_id is not None]
-        stored = await self.stored(identifier, payload.with_inputs(arguments, runs))
+        sources = inputs.sources(calls)
+        stored = await self.stored(identifier, payload.with_inputs(arguments, sources))
         return self._submitted(
             identifiers.new_id("run"),
             project,
@@ -155,7 +155,7 @@ class Connection:
             stored,
             definition=name,
             acknowledge=True,
-            inputs=tuple(runs),
+            inputs=tuple(each.run for each in sources),
         )
 
     def _submitted(

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from leveret import values
 from leveret.buffers import Buffers
+from leveret.encoding import Encoded, Source, with_inputs
 from leveret.errors import KeyConflictError
 from leveret.inputs import Contents
-from leveret.payload import Encoded, with_inputs
 from leveret.readers import Reader
 
 _KEYED = "key:"
@@ -72,8 +72,8 @@ def of_encoded(encoded: Encoded) -> Content:
         return Content(text=encoded.content_hash, is_stable=True)
     if encoded.pickled:
         return Content(text=_unstable(encoded), is_stable=False)
-    runs = list(map(str, range(len(encoded.inputs))))
-    body = with_inputs(encoded, runs).body
+    numbers = [Source(str(number), "") for number in range(len(encoded.inputs))]
+    body = with_inputs(encoded, numbers).body
     reader = Reader(_no_pickle, encoded.buffers, result=lambda run: encoded.inputs[int(run)])
     read: Any = reader.read(body)
     args, kwargs = read[-2:]

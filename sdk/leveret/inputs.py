@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from leveret import values
+from leveret.encoding import Source
 from leveret.errors import PayloadError
 from leveret.values import Mark
 from leveret_broker import identifiers
@@ -72,6 +73,11 @@ async def submit(calls: "Sequence[Call[Any]]", connection: "Connection") -> None
         await each.submit_as_input(connection)
     for each in calls:
         each.check_connection(connection)
+
+
+def sources(calls: "Sequence[Call[Any]]") -> list[Source]:
+    """What calls that have their runs' ids are the results of."""
+    return [Source(each.run_id, each.definition.name) for each in calls if each.run_id is not None]
 
 
 def name(outer: str, project: str, inputs: "Sequence[Call[Any]]") -> None:

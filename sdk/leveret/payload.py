@@ -1,91 +1,42 @@
 """Arguments, results and errors to bytes and back.
 
-A value is encoded as a *body*, msgpack (`values`) with a pickle for each object that msgpack can't
-carry (`pickles`), and *buffers*, the large bytes and arrays that the body refers to (`buffers`).
-Sealed, both stand behind a head, a signature and a prelude (`layout`), packed, and encrypted if
-wished (`wrapping`). The prelude says who wrote it, with which Python, leveret and cloudpickle. The
-signature is a keyed BLAKE2b over everything else and
-the context, so that a payload made for one run is worth nothing in another. Whoever has a key signs
-everything; without one only what holds no pickle travels, and no pickle is ever loaded before its
-signature was verified.
+Encoded (`encoding`), a value is a body and buffers. Sealed, both stand behind a head, a signature
+and a prelude (`layout`), packed, and encrypted if wished (`wrapping`). The prelude says who wrote
+it, with which Python, leveret and cloudpickle. The signature is a keyed BLAKE2b over everything
+else and the context, so that a payload made for one run is worth nothing in another. Whoever has a
+key signs everything; without one only what holds no pickle travels, and no pickle is ever loaded
+before its signature was verified.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
-from leveret import layout, origin, values, wrapping
-from leveret.buffers import Buffers, BytesLike, digest
+from leveret import layout, origin, wrapping
+from leveret.buffers import BytesLike, digest
+from leveret.encoding import Encoded as Encoded
+from leveret.encoding import Source as Source
+from leveret.encoding import encode as encode
+from leveret.encoding import encode_arguments as encode_arguments
+from leveret.encoding import with_inputs as with_inputs
 from leveret.errors import PayloadError
 from leveret.keys import Keyring, key_id
 from leveret.layout import Flag, Parts
 from leveret.origin import Origin
-from leveret.readers import Reader
+from leveret.readers import Reader, sources
 from leveret.signatures import Context as Context
 from leveret.signatures import Vouched, sign, verified
-from leveret.values import Mark
 from leveret.wrapping import Unwrapped, Wrapped
 from leveret_broker import references
 from leveret_broker.references import Reference
 
 if TYPE_CHECKING:
-    from leveret.pickles import Pickling, Unpickling
+    from leveret.pickles import Unpickling
 
 
 Result = Callable[[str], object]
 """What stands in the place of an input, by its run."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A value as bytes that are not signed yet."""
-
-    body: bytes
-    pickled: bool
-    """Whether it holds pickles, and so can travel only signed."""
-    canonical: bool = field(default=True, compare=False)
-    """Whether an equal value has the same bytes in any process."""
-    pickled_type: str | None = None
-    """The type of the first value in it that needed a pickle."""
-    definitions: tuple[tuple[str, str, bytes], ...] = field(default=(), repr=False)
-    """Classes of a script: module, qualified name, pickle. They don't count for the identity."""
-    buffers: tuple[memoryview, ...] = field(default=(), repr=False)
-    """The large bytes and arrays that the body refers to, one after the other."""
-    arguments: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
-    """The names of a call's positional arguments; `None` if it is no call's."""
-    known_digests: Mapping[int, bytes] = field(
-        default_factory=dict[int, bytes], compare=False, repr=False
-    )
-    """Those of buffers, by number, that had to be made before."""
-
-    inputs: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """The calls whose results belong into it, by the numbers that stand in their place."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        definitions = sum(len(pickle) for _, _, pickle in self.definitions)
-        return len(self.body) + definitions + sum(buffer.nbytes for buffer in self.buffers)
-
-    @cached_property
-    def digests(self) -> tuple[bytes, ...]:
-        """What stands for the buffers in signatures and identities."""
-        known = self.known_digests
-        return tuple(
-            known[number] if number in known else digest(buffer)
-            for number, buffer in enumerate(self.buffers)
-        )
-
-    @property
-    def content_hash(self) -> str:
-        """128 bits of BLAKE2b over body and buffers, in hex."""
-        hashed = hashlib.blake2b(self.body, digest_size=16)
-        for each in self.digests:
-            hashed.update(each)
-        return hashed.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,118 +48,31 @@ class Opened:
     """Whether a holder of the key made it for this context."""
 
 
-# -- encoding -------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsealed:
+    """A payload that arrived and may be read: it is what was signed, if it is signed."""
 
+    context: Context
+    parts: Parts = field(repr=False)
+    """What an error tells of it."""
+    content: Unwrapped = field(repr=False)
+    pickled: bool
+    vouched: Vouched | None
 
-def encode(value: object) -> Encoded:
-    """A value as bytes. Raises `PayloadError` with the type and the place of what can't travel.
+    def inputs(self) -> tuple[Source, ...]:
+        """The runs whose results belong into these arguments. Raises `PayloadError`."""
+        with told(self.context) as telling:
+            telling.parts = self.parts
+            return tuple(Source(*fields) for fields in sources(self.content.body))
 
-    Large arrays in it are not copied: they have to stay as they are until it has been sealed.
-    """
-    writing = _Writing(copies=False)
-    return writing.encoded(writing.written(value, ""), "")
+    def read(self, result: Result | None = None) -> Opened:
+        """The value, with what `result` returns for the runs that are its inputs.
 
-
-def encode_arguments(
-    args: tuple[object, ...], kwargs: Mapping[str, object], names: Sequence[str] = ()
-) -> Encoded:
-    """A call's arguments as bytes. Raises `PayloadError` that names the argument.
-
-    `names` are those of the positional parameters. Calls among the arguments stand for their
-    results: they become inputs.
-    """
-    writing = _Writing(copies=True, takes_calls=True)
-    given: list[object] = []
-    for index, value in enumerate(args):
-        name = repr(names[index]) if index < len(names) else str(index + 1)
-        given.append(writing.written(value, f"the argument {name} can't be sent: "))
-    named = {
-        name: writing.written(value, f"the argument {name!r} can't be sent: ")
-        for name, value in kwargs.items()
-    }
-    writing.writer.met_order |= len(named) > 1
-    encoded = writing.encoded([given, named], "the arguments can't be sent: ")
-    rest = (str(index + 1) for index in range(len(names), len(args)))
-    return replace(encoded, arguments=(*names[: len(args)], *rest))
-
-
-def with_inputs(arguments: Encoded, runs: Sequence[str]) -> Encoded:
-    """Arguments that say which runs their inputs are the results of; `runs` in their order."""
-    if not runs:
-        return arguments
-    given = memoryview(arguments.body)[1:]  # behind the head of an array of two
-    inputs = values.pack(values.marked(Mark.INPUTS, *runs))
-    return replace(arguments, body=b"".join((_ARRAY_OF_THREE, inputs, given)), inputs=())
-
-
-_ARRAY_OF_THREE = b"\x93"
-
-
-class _Writing:
-    """One value on its way to an `Encoded`."""
-
-    def __init__(self, *, copies: bool, takes_calls: bool = False) -> None:
-        self._buffers = Buffers(copies=copies)
-        self._pickling: Pickling | None = None
-        self._inputs: dict[int, tuple[int, Any]] = {}
-        """Numbers and calls, by the calls' addresses."""
-        call = self._input if takes_calls else None
-        self.writer = values.Writer(self._pickle, self._buffers, call=call)
-
-    def written(self, value: object, subject: str) -> object:
-        try:
-            return self.writer.write(value)
-        except values.NotEncodable as error:
-            place = f", at {''.join(error.path[:8])}" if error.path else ""
-            raise PayloadError(f"{subject}{error.reason}{place}") from error
-        except RecursionError as error:
-            raise PayloadError(f"{subject}nested too deep for what the stack has left") from error
-
-    def encoded(self, written: object, subject: str) -> Encoded:
-        try:
-            body = values.pack(written)
-        except (ValueError, OverflowError) as error:  # 4 GiB or 2**32 elements in one piece
-            raise PayloadError(f"{subject}too large for one payload: {error}") from error
-        buffers, digests = tuple(self._buffers.views), self._buffers.digests
-        self._buffers.views = []  # this is part of a cycle, and they are large
-        inputs = tuple(call for _, call in self._inputs.values())
-        pickling = self._pickling
-        if pickling is None:
-            canonical = not (self.writer.met_order or inputs)
-            return Encoded(
-                body,
-                pickled=False,
-                canonical=canonical,
-                buffers=buffers,
-                known_digests=digests,
-                inputs=inputs,
-            )
-        return Encoded(
-            body,
-            pickled=True,
-            canonical=False,
-            pickled_type=pickling.first_type,
-            definitions=tuple((*name, pickle) for name, pickle in pickling.definitions.items()),
-            buffers=buffers,
-            known_digests=digests,
-            inputs=inputs,
-        )
-
-    def _input(self, call: Any) -> list[object]:
-        number, _ = self._inputs.setdefault(id(call), (len(self._inputs), call))
-        return values.marked(Mark.INPUT, number)
-
-    def _pickle(self, value: object, content: values.Content) -> list[object]:
-        if self._pickling is None:
-            from leveret.pickles import Pickling  # only now: most values need none
-
-            self._pickling = Pickling()
-        try:
-            return self._pickling.dump(value, content)
-        except Exception as error:  # the objects in it may raise whatever they like
-            raise values.NotEncodable(
-                f"a {type(value).__qualname__} can't be pickled: {error}"
-            ) from error
+        Raises `PayloadError`.
+        """
+        with told(self.context) as telling:
+            telling.parts = self.parts
+            return _read(self, result)
 
 
 # -- sealing --------------------------------------------------------------------------------------
@@ -340,9 +204,19 @@ def open_sealed(
     result: Result | None = None,
 ) -> Opened:
     """The value, and whether it was signed. Raises what `unseal` raises."""
+    return verify_sealed(data, keys=keys, context=context).read(result)
+
+
+def verify_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) -> Unsealed:
+    """What was sealed, before anything of it is read. Raises what `unseal` raises."""
     with told(context) as telling:
-        telling.parts = layout.cut(data)
-        return _opened(telling.parts, keys, context, result)
+        parts = telling.parts = layout.cut(data)
+        if Flag.SIGNED not in parts.flags:
+            _check_unsigned(keys)
+            return _unsealed(parts, None, context, signed=False)
+        digests = () if keys is None else tuple(map(digest, parts.buffers))
+        vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
+        return _unsealed(parts, vouched, context, signed=True)
 
 
 def verify_stored(
@@ -358,16 +232,15 @@ def verify_stored(
     return front, verified(id_, signature, (parts.head, front), (), keys, context)
 
 
-def open_stored(
+def unseal_stored(
     front: BytesLike,
     outside: Mapping[int, memoryview],
     vouched: Vouched | None,
     *,
     signed: bool,
     context: Context,
-    result: Result | None = None,
-) -> Opened:
-    """The value of a front and the buffers that were stored by themselves.
+) -> Unsealed:
+    """What is made of a front and the buffers that were stored by themselves.
 
     They were held against their digests, `verify_stored` has made `vouched`. Raises what `unseal`
     raises.
@@ -376,7 +249,7 @@ def open_stored(
         parts = telling.parts = layout.cut(front, outside)
         if Flag.SIGNED in parts.flags:
             raise PayloadError("a part of it is signed by itself")
-        return _read(parts, vouched, result, signed=signed)
+        return _unsealed(parts, vouched, context, signed=signed)
 
 
 class _Telling:
@@ -401,22 +274,13 @@ def told(context: Context) -> Generator[_Telling]:
         raise PayloadError(f"{subject}: damaged ({what}){telling}") from error
 
 
-def _opened(parts: Parts, keys: Keyring | None, context: Context, result: Result | None) -> Opened:
-    if Flag.SIGNED not in parts.flags:
-        _check_unsigned(keys)
-        return _read(parts, None, result, signed=False)
-    digests = () if keys is None else tuple(map(digest, parts.buffers))
-    vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
-    return _read(parts, vouched, result, signed=True)
-
-
 def _check_unsigned(keys: Keyring | None) -> None:
     if keys is not None and keys.encrypts:
         raise PayloadError("it isn't signed, and with LEVERET_ENCRYPT nothing else is accepted")
 
 
-def _read(parts: Parts, vouched: Vouched | None, result: Result | None, *, signed: bool) -> Opened:
-    """The value. Pickles in it are loaded only with the proof that it is signed."""
+def _unsealed(parts: Parts, vouched: Vouched | None, context: Context, *, signed: bool) -> Unsealed:
+    """What may be read. Pickles may only with the proof that all of it is signed."""
     pickled, encrypted = Flag.PICKLED in parts.flags, Flag.ENCRYPTED in parts.flags
     if (pickled or encrypted) and vouched is None:
         what = "holds a pickle" if pickled else "is encrypted"
@@ -426,7 +290,15 @@ def _read(parts: Parts, vouched: Vouched | None, result: Result | None, *, signe
             else f"it {what} and isn't signed, so it is not loaded"
         )
     content = wrapping.unwrap(parts, None if vouched is None else vouched.key)
-    unpickle = _unpickling(content).load if pickled else _no_pickle
+    return Unsealed(context=context, parts=parts, content=content, pickled=pickled, vouched=vouched)
+
+
+def _read(unsealed: Unsealed, result: Result | None) -> Opened:
+    """The value. Pickles in it are loaded only with the proof that it is signed."""
+    content, vouched = unsealed.content, unsealed.vouched
+    if unsealed.pickled and vouched is None:
+        raise PayloadError("it holds a pickle, and nobody verified it")
+    unpickle = _unpickling(content).load if unsealed.pickled else _no_pickle
     value = Reader(unpickle, content.buffers, result=result).read(content.body)
     return Opened(value=value, trusted=vouched is not None)
 

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -92,7 +92,7 @@ class Reader:
         if mark is Mark.PICKLE:
             return self._unpickle(fields)
         if mark is Mark.INPUTS:
-            self._inputs = typed(fields, *[str] * len(fields))
+            self._inputs = [run for run, _ in _pairs(fields)]
             return self._inputs
         if mark is Mark.INPUT:
             return self._input(*typed(fields, int))
@@ -102,6 +102,40 @@ class Reader:
         if self._result is None or not 0 <= number < len(self._inputs):
             raise Malformed("an input where none can be")
         return self._result(self._inputs[number])
+
+
+def sources(body: bytes | memoryview) -> list[tuple[str, str]]:
+    """What stands in front of arguments with inputs: for each its run, and what that executes.
+
+    Nothing behind it is read. Whatever the bytes are, raises only subclasses of `Exception`.
+    """
+    if bytes(body[:1]) != _ARRAY_OF_THREE:
+        return []
+    unpacker = msgpack.Unpacker(_Stream(body[1:]), max_buffer_size=len(body))
+    first: Any = unpacker.unpack()
+    if type(first) is not list:
+        return []
+    mark, *fields = cast("list[Any]", first) or [None]
+    return _pairs(fields) if mark == msgpack.ExtType(Mark.INPUTS, b"") else []
+
+
+_ARRAY_OF_THREE = b"\x93"
+
+
+class _Stream:
+    """Bytes as a file to be read, without a copy of them all."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._rest = memoryview(data)
+
+    def read(self, size: int) -> bytes:
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(taken)
+
+
+def _pairs(fields: list[Any]) -> list[tuple[str, str]]:
+    written: list[str] = typed(fields, *[str] * len(fields))
+    return list(zip(written[::2], written[1::2], strict=True))
 
 
 _VIEWERS = (Mark.NUMPY_ARRAY, Mark.BYTEARRAY, Mark.PICKLE)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from leveret import payload
 from leveret.errors import PayloadError
 from leveret.keys import Keyring
-from leveret.payload import Context, Encoded, Opened, Result
+from leveret.payload import Context, Encoded, Opened, Result, Unsealed
 from leveret.signatures import Vouched
 from leveret.sizes import shown
 from leveret.weighing import heaviest
@@ -139,23 +139,31 @@ class Sealer:
 
     def open(self, data: bytes, *, context: Context, result: Result | None = None) -> Opened:
         """The value that was sealed, fetched if it was stored. Raises `PayloadError` only."""
-        if not is_reference(data):
-            return payload.open_sealed(data, keys=self.keys, context=context, result=result)
-        with payload.told(context):
-            arrived = self._verified(data, context)
-            fetched = self._fetch_all(arrived.objects)
-        return arrived.opened(fetched, context, result)
+        return self.unseal(data, context=context).read(result)
 
     async def open_soon(
         self, data: bytes, *, context: Context, result: Result | None = None
     ) -> Opened:
         """`open`, without blocking; what is fetched is decoded here, as what came in a message."""
+        return (await self.unseal_soon(data, context=context)).read(result)
+
+    def unseal(self, data: bytes, *, context: Context) -> Unsealed:
+        """What was sealed, verified and not read yet. Raises `PayloadError` only."""
         if not is_reference(data):
-            return payload.open_sealed(data, keys=self.keys, context=context, result=result)
+            return payload.verify_sealed(data, keys=self.keys, context=context)
+        with payload.told(context):
+            arrived = self._verified(data, context)
+            fetched = self._fetch_all(arrived.objects)
+        return arrived.unsealed(fetched, context)
+
+    async def unseal_soon(self, data: bytes, *, context: Context) -> Unsealed:
+        """`unseal`, without blocking."""
+        if not is_reference(data):
+            return payload.verify_sealed(data, keys=self.keys, context=context)
         with payload.told(context):
             arrived = self._verified(data, context)
             fetched = await in_thread(partial(self._fetch_all, arrived.objects))
-        return arrived.opened(fetched, context, result)
+        return arrived.unsealed(fetched, context)
 
     def _verified(self, data: bytes, context: Context) -> "_Arrived":
         try:
@@ -203,10 +211,8 @@ class _Arrived:
     vouched: Vouched | None
     signed: bool
 
-    def opened(
-        self, fetched: dict[int, memoryview], context: Context, result: Result | None
-    ) -> Opened:
+    def unsealed(self, fetched: dict[int, memoryview], context: Context) -> Unsealed:
         front = fetched.pop(FRONT, self.front)
-        return payload.open_stored(
-            front, fetched, self.vouched, signed=self.signed, context=context, result=result
+        return payload.unseal_stored(
+            front, fetched, self.vouched, signed=self.signed, context=context
         )

@@ -23,8 +23,7 @@ class Context:
     """The run's id; of code, its digest."""
     definition: str
     """The name of the task or workflow, without a version: a run may be moved to another one. It
-    doesn't count for code, which is known by its digest, nor for results: who is given the result
-    of another run as an argument knows that run alone."""
+    doesn't count for code, which is known by its digest."""
     direction: Literal["arguments", "result", "error", "code"]
 
     def __str__(self) -> str:
@@ -45,7 +44,7 @@ def sign(
     key: bytes, context: Context, parts: Sequence[BytesLike], digests: Sequence[bytes]
 ) -> bytes:
     """The digests stand for the buffers: so those are read once for identity and signature."""
-    definition = "" if context.direction in ("result", "code") else context.definition
+    definition = "" if context.direction == "code" else context.definition
     about = msgpack.packb([context.project, context.run, definition, context.direction])
     signature = hashlib.blake2b(key=key, digest_size=layout.SIGNATURE, person=b"leveret payload")
     signature.update(len(about).to_bytes(4, "big") + about)

@@ -223,6 +223,8 @@ async def test_the_arguments_say_which_results_belong_where() -> None:
         last.arguments, keys=None, context=context, result=lambda run: f"result of {run}"
     )
     assert args == [{"a": f"result of {first.run}", "b": [f"result of {second.run}"]}]
+    unsealed = payload.verify_sealed(last.arguments, keys=None, context=context)
+    assert unsealed.inputs() == ((first.run, "make"), (second.run, "make"))
 
 
 async def test_inputs_of_a_keyed_root_call_have_derived_ids() -> None:
@@ -238,7 +240,7 @@ async def test_inputs_of_a_keyed_root_call_have_derived_ids() -> None:
 
 def test_arguments_with_an_input_where_none_can_be_are_refused() -> None:
     outer = use(make(1))
-    encoded = payload.with_inputs(outer.arguments, ["run_1"])
+    encoded = payload.with_inputs(outer.arguments, [payload.Source("run_1", "make")])
     outer.close()
     context = payload.Context(project="p", run="r", definition="use", direction="result")
     sealed = payload.seal(encoded, keys=None, context=context)

@@ -209,6 +209,7 @@ def test_a_pickle_that_is_vouched_for_is_loaded(bomb: Bomb, store: Path) -> None
         Context(project="vision", run="run_2", definition="train", direction="result"),
         Context(project="audio", run="run_1", definition="train", direction="result"),
         Context(project="vision", run="run_1", definition="train", direction="arguments"),
+        Context(project="vision", run="run_1", definition="other", direction="result"),
     ],
 )
 def test_a_reference_is_worth_nothing_elsewhere(context: Context, bomb: Bomb, store: Path) -> None:

@@ -153,10 +153,13 @@ def test_what_somebody_without_a_key_packs_is_what_somebody_without_a_key_unpack
 # -- signed ---------------------------------------------------------------------------------------
 
 
-def test_a_payload_is_worth_nothing_for_another_definition() -> None:
+@pytest.mark.parametrize("direction", ["arguments", "result", "error"])
+def test_a_payload_is_worth_nothing_for_another_definition(direction: Any) -> None:
+    context = dataclasses.replace(CONTEXT, direction=direction)
     for value in (1, Model(1)):
+        data = sealed(value, context=context)
         with pytest.raises(PayloadError, match="another run, project or definition"):
-            unsealed(sealed(value), context=dataclasses.replace(CONTEXT, definition="other"))
+            unsealed(data, context=dataclasses.replace(context, definition="other"))
 
 
 def test_the_first_key_signs_and_all_verify() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from leveret import define
 from leveret.context import RunContext, current_run
-from leveret.payload import Context, encode, encode_arguments, seal, with_inputs
+from leveret.payload import Context, Source, encode, encode_arguments, seal, with_inputs
 from leveret.sealing import Sealer
 from leveret_worker.errors import Terminated
 from leveret_worker.perform import Ending, perform, perform_async
@@ -50,16 +50,19 @@ async def produce() -> list[int]:
     return []
 
 
-def _with_inputs(*runs: str, results_of: str = "") -> tuple[bytes, dict[str, bytes]]:
+def _with_inputs(
+    *runs: str, results_of: str = "", made_by: str = "produce"
+) -> tuple[bytes, dict[str, bytes]]:
     """Arguments that name inputs, the first of them twice, and their results as they came."""
     call = take([made := produce(), made, *(produce() for _ in runs[1:])])
     context = Context(project="vision", run=RUN, definition="f", direction="arguments")
-    sealed = seal(with_inputs(call.arguments, runs), keys=KEYS, context=context)
+    sources = [Source(run, "produce") for run in runs]
+    sealed = seal(with_inputs(call.arguments, sources), keys=KEYS, context=context)
     call.close()
     results: dict[str, bytes] = {}
     for run in runs:
         context = Context(
-            project="vision", run=results_of or run, definition="f", direction="result"
+            project="vision", run=results_of or run, definition=made_by, direction="result"
         )
         results[run] = seal(encode([run]), keys=KEYS, context=context)
     return sealed, results
@@ -100,6 +103,37 @@ def test_the_result_of_another_run_is_taken_for_none() -> None:
     ending = perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
     assert ending.failure is not None
     assert "the result of run run_a can't be read" in ending.failure.message
+
+
+def _refusal(ending: Ending) -> str:
+    assert ending.failure is not None
+    assert ending.failure.type == "leveret.errors.PayloadError"
+    return ending.failure.message
+
+
+async def test_the_result_of_another_definition_is_taken_for_none() -> None:
+    """Signed by a holder of the key, for that very run."""
+
+    async def same(values: list[list[str]]) -> list[object]:
+        return _same(values)
+
+    sealed, results = _with_inputs("run_a", made_by="take")
+    told = "the result of run run_a can't be read: its signature doesn't fit"
+    assert told in _refusal(perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results))
+    ending = await perform_async(same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert told in _refusal(ending)
+
+
+async def test_results_that_the_arguments_do_not_name_are_not_opened() -> None:
+    async def same(values: list[list[str]]) -> list[object]:
+        return _same(values)
+
+    sealed, results = _with_inputs("run_a", "run_b")
+    results["run_c"] = b"what nobody asked for"
+    ending = perform(_same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert opened(ending) == [True, ["run_a"], ["run_a"], ["run_b"]]
+    ending = await perform_async(same, sealed, run=CONTEXT, sealer=SEALER, inputs=results)
+    assert opened(ending) == [True, ["run_a"], ["run_a"], ["run_b"]]
 
 
 def test_only_the_childs_own_ending_passes() -> None:

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 class ExtType:
     code: int
@@ -28,10 +28,13 @@ def unpackb(
     max_buffer_size: int = ...,
 ) -> Any: ...
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
 class Unpacker:
     def __init__(
         self,
-        file_like: None = ...,
+        file_like: _Readable | None = ...,
         *,
         ext_hook: Callable[[int, bytes], object] = ...,
         object_pairs_hook: Callable[[list[Any]], object] = ...,

@@ -1,7 +1,8 @@
 """The steps of executing one attempt, the same in a child process, in a thread and on a loop.
 
-Arguments are unsealed, the function is called, its result is sealed. Whatever the user's code
-raises is the run's failure, `SystemExit` and `KeyboardInterrupt` too; only cancellation passes.
+Arguments are unsealed, then the results that they name; the function is called, its result sealed.
+Whatever the user's code raises is the run's failure, `SystemExit` and `KeyboardInterrupt` too; only
+cancellation passes.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from leveret.context import RunContext, entering
 from leveret.errors import PayloadError
 from leveret.failures import describe, encode_failure, encode_failure_soon
-from leveret.payload import Context, as_arguments, encode
+from leveret.payload import Context, Source, as_arguments, encode
 from leveret.sealing import Sealer
 from leveret_worker.errors import Terminated
 
@@ -50,13 +51,15 @@ def perform(
     with entering(run):
         try:
             context = _context(run, "arguments")
+            unsealed = sealer.unseal(arguments, context=context)
             results = {
-                made: sealer.open(data, context=_result_of(made, run)).value
-                for made, data in inputs.items()
+                source.run: sealer.open(inputs[source.run], context=_result_of(source, run)).value
+                for source in unsealed.inputs()
+                if source.run in inputs
             }
-            opened = sealer.open(arguments, context=context, result=_among(results))
+            opened = unsealed.read(_among(results))
             args, kwargs = as_arguments(opened.value, context)
-            del opened, results
+            del unsealed, opened, results
             result = fn(*args, **kwargs)
             del args, kwargs  # they may be large, and so may the result
             return _succeeded(result, run, sealer)
@@ -82,12 +85,15 @@ async def perform_async(
     with entering(run):
         try:
             context = _context(run, "arguments")
+            unsealed = await sealer.unseal_soon(arguments, context=context)
             results: dict[str, object] = {}
-            for made, data in inputs.items():
-                results[made] = (await sealer.open_soon(data, context=_result_of(made, run))).value
-            opened = await sealer.open_soon(arguments, context=context, result=_among(results))
+            for source in unsealed.inputs():
+                if source.run in inputs:
+                    data, made = inputs[source.run], _result_of(source, run)
+                    results[source.run] = (await sealer.open_soon(data, context=made)).value
+            opened = unsealed.read(_among(results))
             args, kwargs = as_arguments(opened.value, context)
-            del opened, results
+            del unsealed, opened, results
             result = await fn(*args, **kwargs)
             del args, kwargs  # they may be large, and so may the result
             return await _succeeded_soon(result, run, sealer)
@@ -127,8 +133,11 @@ def _among(results: Mapping[str, object]) -> Callable[[str], object]:
     return result
 
 
-def _result_of(made: str, run: RunContext) -> Context:
-    return Context(project=run.project, run=made, definition="", direction="result")
+def _result_of(source: Source, run: RunContext) -> Context:
+    """What the result of an input has to be, as the arguments say that it belongs into."""
+    return Context(
+        project=run.project, run=source.run, definition=source.definition, direction="result"
+    )
 
 
 def _succeeded(result: object, run: RunContext, sealer: Sealer) -> Ending:
