@@ -11,6 +11,7 @@ from leveret_coordinator.service import CoordinatorService
 from leveret_worker.service import WorkerService
 
 KEY = bytes(range(32))
+KEYS = Keyring(keys=(KEY,))
 
 
 class Cluster:
@@ -26,6 +27,7 @@ class Cluster:
         slots: int | None = None,
         processes: int | None = None,
         publish_timeout: float = 30.0,
+        keys: Keyring | None = KEYS,
     ) -> None:
         self._io = IoThread("test-cluster")
         transport = RabbitTransport(url, name="test-coordinator", publish_timeout=publish_timeout)
@@ -36,7 +38,7 @@ class Cluster:
                 transport,
                 definitions,
                 project=name,
-                keys=Keyring(keys=(KEY,)),
+                keys=keys,
                 slots=slots,
                 processes=processes,
             )

@@ -23,6 +23,8 @@ class Keyring:
     """The first one signs, all of them verify: so a key is replaced while both are in use."""
     encrypts: bool = False
     """Whether everything that this process seals is to be encrypted."""
+    accepts_unsigned: bool = False
+    """Whether plain values that nobody signed are read all the same."""
 
     @property
     def signing(self) -> bytes:

@@ -212,8 +212,9 @@ def verify_sealed(data: BytesLike, *, keys: Keyring | None, context: Context) ->
     with told(context) as telling:
         parts = telling.parts = layout.cut(data)
         if Flag.SIGNED not in parts.flags:
+            unsealed = _unsealed(parts, None, context, signed=False)
             _check_unsigned(keys)
-            return _unsealed(parts, None, context, signed=False)
+            return unsealed
         digests = () if keys is None else tuple(map(digest, parts.buffers))
         vouched = verified(parts.key_id, parts.signature, parts.covered, digests, keys, context)
         return _unsealed(parts, vouched, context, signed=True)
@@ -275,8 +276,15 @@ def told(context: Context) -> Generator[_Telling]:
 
 
 def _check_unsigned(keys: Keyring | None) -> None:
-    if keys is not None and keys.encrypts:
+    """Refuse what nobody signed where there is a key: anybody could have made it."""
+    if keys is None or keys.accepts_unsigned:
+        return
+    if keys.encrypts:
         raise PayloadError("it isn't signed, and with LEVERET_ENCRYPT nothing else is accepted")
+    raise PayloadError(
+        "it isn't signed, and this process has a key: who wrote it has none. Set the same "
+        "LEVERET_KEY there, or LEVERET_ACCEPT_UNSIGNED=1 here while not everybody has it"
+    )
 
 
 def _unsealed(parts: Parts, vouched: Vouched | None, context: Context, *, signed: bool) -> Unsealed:

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """A file with the keys in place of that, one a line."""
     encrypt: bool = False
     """Whether all payloads that this process makes are encrypted."""
+    accept_unsigned: bool = False
+    """Whether a process with a key reads plain values that nobody signed, as one without does."""
     ship: str | None = None
     """Modules whose code goes to the cluster with the calls, separated by commas."""
     connect_timeout: float = Field(default=8.0, gt=0)
@@ -71,6 +73,11 @@ class Settings(BaseSettings):
 
     def keys(self, text: str | None = None) -> Keyring | None:
         """The same where there need not be a key."""
+        if self.encrypt and self.accept_unsigned:
+            raise SettingError(
+                "LEVERET_ENCRYPT and LEVERET_ACCEPT_UNSIGNED contradict each other: where "
+                "everything is encrypted, everything is signed"
+            )
         if text is None and self.key is not None and self.key_file is not None:
             raise SettingError("LEVERET_KEY and LEVERET_KEY_FILE are both set: set one of them")
         if text is None and self.key_file is not None:
@@ -79,7 +86,9 @@ class Settings(BaseSettings):
             keys = None if self.key is None else load_keyring(self.key.get_secret_value())
         else:
             keys = load_keyring(text)
-        return None if keys is None else replace(keys, encrypts=self.encrypt)
+        if keys is None:
+            return None
+        return replace(keys, encrypts=self.encrypt, accepts_unsigned=self.accept_unsigned)
 
     def payloads(self, store: str | None = None, *, durable: bool = True) -> PayloadOptions:
         """Where large payloads go: to this store, or else to that of the settings."""

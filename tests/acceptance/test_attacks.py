@@ -76,6 +76,7 @@ def hostile(marker: Path, context: Context) -> dict[str, bytes]:
     prelude = Origin.here(pickles=True).packed(())
     return {
         "bare pickle": pickle.dumps(bomb),
+        "unsigned plain": laid_out(payload.encode_arguments((1,), {}).body),
         "unsigned pickle": laid_out(encoded.body, flags=Flag.PICKLED, prelude=prelude),
         "undeclared pickle": laid_out(encoded.body),
         "forged signature": laid_out(

@@ -502,7 +502,7 @@ def test_a_pickle_that_lost_its_signature_is_not_loaded(bomb: Bomb) -> None:
 
 def test_a_pickle_that_is_not_declared_is_not_loaded(bomb: Bomb) -> None:
     body = payload.encode(bomb).body
-    for keys in (KEYS, None):
+    for keys in (dataclasses.replace(KEYS, accepts_unsigned=True), None):
         with pytest.raises(PayloadError, match="doesn't declare"):
             unsealed(laid_out(body), keys=keys)
     assert not Bomb.exploded
@@ -521,10 +521,25 @@ def test_every_flipped_bit_and_every_cut_of_a_signed_payload_is_noticed(bomb: Bo
     assert not Bomb.exploded
 
 
-def test_an_unsigned_plain_payload_passes_with_and_without_a_key() -> None:
+def test_an_unsigned_plain_payload_passes_where_there_is_no_key() -> None:
     data = sealed({"a": (1,)}, keys=None)
-    assert unsealed(data, keys=KEYS) == unsealed(data, keys=None) == {"a": (1,)}
-    assert not payload.open_sealed(data, keys=KEYS, context=CONTEXT).trusted
+    assert unsealed(data, keys=None) == {"a": (1,)}
+    with pytest.raises(PayloadError, match=r"isn't signed, and this process has a key.*_UNSIGNED"):
+        unsealed(data, keys=KEYS)
+
+
+def test_who_accepts_what_is_unsigned_accepts_plain_values_only(bomb: Bomb) -> None:
+    accepting = dataclasses.replace(KEYS, accepts_unsigned=True)
+    data = sealed({"a": (1,)}, keys=None)
+    assert unsealed(data, keys=accepting) == {"a": (1,)}
+    assert not payload.open_sealed(data, keys=accepting, context=CONTEXT).trusted
+    signed = sealed(bomb)
+    stripped = signed[:3] + bytes((signed[3] & ~Flag.SIGNED,)) + signed[40:]
+    with pytest.raises(PayloadError, match="isn't signed, so it is not loaded"):
+        unsealed(stripped, keys=accepting)
+    with pytest.raises(PayloadError, match="its signature doesn't fit"):
+        unsealed(signed, keys=accepting, context=other(run="run_2"))
+    assert not Bomb.exploded
 
 
 def test_only_a_verified_payload_is_trusted() -> None:

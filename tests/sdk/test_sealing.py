@@ -230,8 +230,10 @@ def test_a_pickle_in_a_store_is_not_loaded_without_a_signature(bomb: Bomb, store
     parts = references.parse(data)
     unsigned = references.head(parts.objects) + bytes(parts.rest[36:])
 
-    refused(store, unsigned, "isn't signed, so it is not loaded", bomb)
-    refused(store, unsigned, "isn't signed, so it is not loaded", bomb, keys=None)
+    refused(store, unsigned, "isn't signed, and this process has a key", bomb)
+    accepting = Keyring(keys=KEYS.keys, accepts_unsigned=True)
+    for keys in (accepting, None):
+        refused(store, unsigned, "isn't signed, so it is not loaded", bomb, keys=keys)
     refused(store, data, "no key to verify it: set LEVERET_KEY", bomb, keys=None)
 
 

@@ -324,6 +324,18 @@ def test_encrypting_without_a_key_is_refused_at_the_start(monkeypatch: pytest.Mo
     assert Settings().keyring() == ENCRYPTING
 
 
+def test_what_is_unsigned_is_accepted_on_request_and_never_where_all_is_encrypted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEVERET_KEY", NEW)
+    assert Settings().keyring() == KEYS
+    monkeypatch.setenv("LEVERET_ACCEPT_UNSIGNED", "1")
+    assert Settings().keyring() == dataclasses.replace(KEYS, accepts_unsigned=True)
+    monkeypatch.setenv("LEVERET_ENCRYPT", "1")
+    with pytest.raises(SettingError, match="contradict each other"):
+        Settings().keyring()
+
+
 def test_what_is_stored_is_encrypted_and_stored_once(tmp_path: Path) -> None:
     def sealer(keys: Keyring | None) -> Sealer:
         store, cache = str(tmp_path / "store"), str(tmp_path / "cache")
@@ -352,6 +364,7 @@ def test_where_all_is_encrypted_nothing_unsigned_is_accepted(tmp_path: Path) -> 
     options = PayloadOptions(store=str(tmp_path), cache=str(tmp_path / "cache"), threshold=1000)
     for value in (1, os.urandom(2000)):
         data = Sealer(None, options).seal(payload.encode(value), context=CONTEXT)
-        assert Sealer(KEYS, options).open(data, context=CONTEXT).value == value
+        accepting = dataclasses.replace(KEYS, accepts_unsigned=True)
+        assert Sealer(accepting, options).open(data, context=CONTEXT).value == value
         with pytest.raises(PayloadError, match="isn't signed, and with LEVERET_ENCRYPT"):
             Sealer(ENCRYPTING, options).open(data, context=CONTEXT)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ async def test_without_a_key_plain_values_pass_and_a_pickle_is_a_failure() -> No
     assert ending.failure is not None
     assert ending.failure.type == "leveret.errors.PayloadError"
     assert "pickle" in ending.failure.message
+
+
+async def test_a_child_refuses_what_is_unsigned_unless_its_worker_accepts_that() -> None:
+    job = a_job(jobs.add, 1, 2, keys=None)
+    async with a_pool() as pool:
+        ending = await pool.run(job)
+    assert ending.failure is not None
+    assert "it isn't signed, and this process has a key" in ending.failure.message
+    async with a_pool(keys=replace(KEYS, accepts_unsigned=True)) as pool:
+        assert opened(await pool.run(job)) == 3
 
 
 async def test_a_task_knows_its_run_and_can_call_no_other() -> None:

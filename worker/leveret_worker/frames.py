@@ -68,13 +68,14 @@ class Order:
 def pack_setup(setup: Setup) -> bytes:
     ring = setup.keys
     payloads = astuple(setup.payloads)
-    return _pack((ring and (ring.keys, ring.encrypts), payloads, setup.grace))
+    keys = ring and (ring.keys, ring.encrypts, ring.accepts_unsigned)
+    return _pack((keys, payloads, setup.grace))
 
 
 def unpack_setup(frame: bytes) -> Setup:
     ring, payloads, grace = msgpack.unpackb(frame)
     return Setup(
-        keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1]),
+        keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1], accepts_unsigned=ring[2]),
         payloads=PayloadOptions(**dict(zip(_PAYLOADS, payloads, strict=True))),
         grace=grace,
     )
