@@ -5,7 +5,8 @@ Rules:
 - One task does everything that touches the catalog, one batch after the other.
 - A batch is acknowledged after its decision was committed and handed to the broker. Killed anywhere
   before, the same messages come again and decide nothing new.
-- What is due, and what went wrong unheard, comes in as messages that the coordinator tells itself.
+- What is due, and what went wrong unheard, comes in as messages that the coordinator tells itself
+  (`notices.py`).
 - No lone message waits for a timer.
 """
 
@@ -20,35 +21,24 @@ from leveret_broker import logs, topology
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import TransportError
 from leveret_broker.identifiers import new_id
-from leveret_broker.messages import Explain, FetchCode, ListShipped, Reply
 from leveret_broker.transport import Consumer, Delivery, Transport
-from leveret_coordinator import (
-    explanations,
-    intake,
-    listings,
-    parcels,
-    predecessor,
-    shipping_answers,
-    work_queues,
-)
+from leveret_coordinator import intake, parcels, predecessor, questions, work_queues
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
-from leveret_coordinator.decision import Answer, Decision, LateOutcome, Question
+from leveret_coordinator.decision import Answer, Decision, LateOutcome
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.hesitation import Hesitation
 from leveret_coordinator.intake import Received
 from leveret_coordinator.janitor import Janitor
+from leveret_coordinator.notices import Notices
 from leveret_coordinator.project_exchanges import ProjectExchanges
 from leveret_coordinator.publishing import Publisher
-from leveret_coordinator.records import Timer
-from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
-from leveret_coordinator.timers import Timers
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -84,10 +74,17 @@ class CoordinatorService:
         )
         self._backoff = Backoff(self._settings.retry_first, self._settings.retry_longest)
         self._pause_over = Alarm(self._clock, self._wake.set)
-        self._look = Alarm(self._clock, self._wake.set)
-        self._timers = Timers(self._clock, self._wake.set)
         self._hearing = Hearing(transport, self._clock, lambda: bool(self._inbox))
-        self._recoverer = Recoverer(transport, self._hearing, self._clock, self._settings.recovery)
+        self._notices = Notices(
+            transport,
+            self._hearing,
+            self._publisher,
+            self._clock,
+            self._wake.set,
+            self._settings,
+            deal_with=self._deal_with,
+            hear_more=self._hear_more,
+        )
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._janitor = self._made_janitor()
         self._exchanges = ProjectExchanges(transport)
@@ -138,11 +135,11 @@ class CoordinatorService:
             self._generation = await self._catalog.count_start() << 32
             if not self._transport.is_durable:
                 await self._catalog.forget_published(now=self._clock.now())
-            await self._timers.expect_next(self._catalog)
+            await self._notices.start(self._catalog)
             if self._janitor is not None and self._settings.cleans_at_start:
                 await self._janitor.clean_unserved(self._catalog)
-            self._listen()
-            self._transport.on_reconnect(self._listen)
+            self._notices.listen()
+            self._transport.on_reconnect(self._notices.listen)
             for queue in (topology.REQUESTS, topology.OUTCOMES):
                 consumer = await self._transport.consume(
                     queue.name, self._arrived, prefetch=self._settings.prefetch
@@ -184,8 +181,8 @@ class CoordinatorService:
         await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
-        for alarm in (self._pause_over, self._look, self._timers, self._hesitation):
-            alarm.clear()
+        for each in (self._pause_over, self._notices, self._hesitation):
+            each.clear()
         if self._janitor is not None:
             await self._janitor.stop()
         consumers, self._consumers = self._consumers, []
@@ -208,12 +205,6 @@ class CoordinatorService:
     def _open_catalog(self) -> Catalog:
         assert self._catalog is not None, "the service was not started"
         return self._catalog
-
-    def _listen(self) -> None:
-        """From now on silence means something."""
-        self._recoverer.listen()
-        self._look.clear()
-        self._look.set(self._recoverer.pause)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -254,20 +245,17 @@ class CoordinatorService:
             await self._publisher.send([parcels.pack_rejoin()])
             self._is_announced = True
         elif self._publisher.has_silent:
-            await self._mend_queues()
+            await self._notices.mend_queues()
         elif self._publisher.is_backlog_due:
             self._publisher.open_backlog(self._open_catalog, self._generation)
-        elif self._publisher.has_unpublishable:
-            await self._fail_unpublishable()
         elif self._hesitation.is_due:
             due = self._hesitation.take_due()
             await self._publisher.send(parcels.pack_control(due, (), self._generation))
-        elif self._timers.is_due:
-            await self._fire_timers()
-        elif self._look.is_due:
-            await self._recover()
+        elif self._notices.is_due:
+            if await self._notices.proceed(self._open_catalog):
+                self._publisher.open_backlog(self._open_catalog, self._generation)
         elif self._janitor is not None and self._janitor.is_due:
-            since = self._recoverer.listening_since
+            since = self._notices.listening_since
             await self._janitor.proceed(self._open_catalog, listening_since=since)
         else:
             return False
@@ -324,6 +312,11 @@ class CoordinatorService:
                 reason = f"{type(error).__name__}: {error}"
                 await intake.set_aside(each.delivery, reason, self._transport)
 
+    async def _hear_more(self) -> None:
+        """Deal with what was delivered meanwhile, if anything was."""
+        if self._inbox:
+            await self._round(self._take())
+
     def _give_back(self, received: Sequence[Received]) -> None:
         self._inbox.extendleft(each.delivery for each in reversed(received))
 
@@ -349,34 +342,30 @@ class CoordinatorService:
     async def _deal_with(self, messages: Sequence[Message]) -> None:
         """Decide, commit, publish."""
         now = self._clock.now()
-        facts = await self._open_catalog.load(needs_of(messages), alive=self._recoverer.alive)
+        facts = await self._open_catalog.load(needs_of(messages), alive=self._notices.alive)
         decision = decide(
             messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
         )
         await self._write(decision, now)
-        self._timers.note(decision.timers)
-        self._note_workers(decision)
+        if decision.joined:
+            self._generation += 1
+        self._notices.note(decision)
         with self._publisher.later_on_failure():
             await self._carry_out(decision)
         self._count(decision.refused)
-
-    def _note_workers(self, decision: Decision) -> None:
-        self._recoverer.welcome(decision.joined)
-        if decision.heartbeats:
-            self._recoverer.hear()
-        if decision.joined:
-            self._generation += 1
-        if decision.suspects:
-            self._recoverer.suspect(decision.suspects)
-            self._look.clear()
-            self._look.set(self._recoverer.pause)
 
     async def _carry_out(self, decision: Decision) -> None:
         """Publish what was decided and is committed."""
         await work_queues.declare(self._transport, decision.queues)
         answers = [*decision.answers]
         for question in decision.questions:
-            reply = await self._reply(question)
+            reply = await questions.reply(
+                question,
+                self._open_catalog,
+                self._transport,
+                now=self._clock.now(),
+                alive_since=self._notices.heard_since,
+            )
             answers.append(Answer(session=question.session, reply=reply))
         verdicts = self._hesitation.hold(decision.verdicts)
         await self._publisher.send(
@@ -407,100 +396,6 @@ class CoordinatorService:
             for each in pending
         ]
 
-    async def _reply(self, question: Question) -> Reply:
-        catalog, alive_since = self._open_catalog, self._recoverer.alive.since
-        alive_since = max(alive_since, self._clock.now() - self._settings.worker_silent_after)
-        if isinstance(question, Explain):
-            return await explanations.answer(
-                question,
-                catalog,
-                self._transport,
-                now=self._clock.now(),
-                alive_since=alive_since,
-            )
-        if isinstance(question, FetchCode | ListShipped):
-            now = self._clock.now()
-            return await shipping_answers.answer(
-                question, catalog, now=now, alive_since=alive_since
-            )
-        return await listings.answer(question, catalog, alive_since=alive_since)
-
-    # -- what the coordinator notices by itself ---------------------------------------------------
-
-    async def _fire_timers(self) -> None:
-        """Do what is due. Without the catalog it stays due; what fails by itself is put off."""
-        began_at = self._clock.now()
-        patient_until = await self._hear_out()
-        due = await self._timers.due(self._open_catalog, patient_until=patient_until)
-        try:
-            if due:
-                await self._deal_with(due)
-        except CatalogUnavailable:
-            raise
-        except Exception as error:
-            log.exception("timers failed, each is tried alone", error=str(error))
-            for timer in due:
-                await self._fire_alone(timer)
-        is_behind = patient_until < began_at
-        await self._timers.expect_next(
-            self._open_catalog, pause=LOOK_AGAIN_AFTER if is_behind else 0.0
-        )
-
-    async def _hear_out(self) -> float:
-        """When timeouts that pass now have to have been due."""
-        try:
-            await self._hearing.listen()
-        except TransportError as error:
-            log.info("nobody can tell what waits to be heard", error=str(error))
-        return self._recoverer.patient_until
-
-    async def _fire_alone(self, timer: Timer) -> None:
-        try:
-            await self._deal_with([timer])
-        except CatalogUnavailable:
-            raise
-        except Exception as error:
-            log.exception("timer failed", run=timer.run, kind=timer.kind, error=str(error))
-            later = self._clock.now() + self._settings.failed_timer_after
-            await self._open_catalog.put_off(timer, until=later)
-
-    async def _recover(self) -> None:
-        """Look for what went wrong unheard, and mend it."""
-        self._look.clear()
-        try:
-            await self._look_for_what_is_lost()
-            await self._mend_queues()
-            await self._publish_what_is_stuck()
-        finally:
-            self._look.set(self._recoverer.pause)
-
-    async def _look_for_what_is_lost(self) -> None:
-        found = await self._recoverer.look(self._open_catalog)
-        if self._inbox:  # what came meanwhile may be a sign of life
-            await self._round(self._take())
-        for start in range(0, len(found), self._settings.largest_batch):
-            await self._deal_with(found[start : start + self._settings.largest_batch])
-
-    async def _mend_queues(self) -> None:
-        since = self._clock.now() - self._settings.deaf_after
-        for queue in self._publisher.deaf_queues(since=since):
-            try:
-                is_mended = await work_queues.mend(self._transport, queue)
-            except TransportError as error:
-                log.warning("work queue not made anew", queue=queue, error=str(error))
-                is_mended = False
-            if is_mended:
-                self._publisher.note_mended(queue)
-            else:
-                self._publisher.note_not_mended(queue)
-
-    async def _publish_what_is_stuck(self) -> None:
-        before = self._clock.now() - self._settings.stuck_after
-        if self._publisher.is_mending:
-            return
-        if await self._open_catalog.has_pending(before=before):
-            self._publisher.open_backlog(self._open_catalog, self._generation)
-
     async def _write(self, decision: Decision, now: float) -> None:
         """Commit the decision, with what was confirmed since the last time."""
         confirmed = self._publisher.confirmed
@@ -519,7 +414,3 @@ class CoordinatorService:
                 reason=late.reason,
                 started_at=late.started_at,
             )
-
-    async def _fail_unpublishable(self) -> None:
-        """End the runs whose invocations the broker refuses for what they are."""
-        await self._deal_with(self._publisher.take_unpublishable())
