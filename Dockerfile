@@ -1,7 +1,8 @@
-# The images of the two services, from one set of files:
+# The images of the two services and of the example, from one set of files:
 #
 #   docker build --target coordinator -t leveret-coordinator .
 #   docker build --target worker -t leveret-worker .
+#   docker build --target example -t leveret-example .
 #
 # PIP_… are pip's own settings, for a mirror of the package index; they stay in the first stage.
 
@@ -60,3 +61,15 @@ ENV LEVERET_PAYLOAD_CACHE=/var/cache/leveret \
 WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["leveret", "worker"]
+
+# -- a worker that serves the example, with the libraries that this needs -------------------------
+FROM built AS built-example
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
+RUN pip install --quiet "$(ls /wheels/*.whl)[examples]"
+
+FROM worker AS example
+COPY --from=built-example /opt/leveret /opt/leveret
+COPY examples/train_and_pick.py ./
+CMD ["train_and_pick.py"]

@@ -11,12 +11,10 @@ from tests import rabbit
 from tests.acceptance.processes import ROOT
 from tests.conftest import Tell
 from tests.containers.broker import Broker
-from tests.containers.engine import NoEngine, running_engine
+from tests.containers.engine import NoEngine, docker, running_engine
 from tests.containers.images import Images, build_services, derive
 from tests.containers.offline.bases import python_base, rabbitmq_base
 from tests.containers.site import Site
-
-APPS = ROOT / "tests" / "acceptance" / "apps"
 
 testcontainers_config.ryuk_disabled = True
 """Its image can't be had everywhere; fixtures remove what they start."""
@@ -81,10 +79,23 @@ def vhosts(broker: Broker) -> rabbit.VirtualHosts:
 
 
 @pytest.fixture
+def volume(engine: None) -> Iterator[str]:
+    """A volume with nothing on it, which outlives containers."""
+    name = docker("volume", "create")
+    yield name
+    docker("volume", "rm", name)
+
+
+@pytest.fixture
 def site(
-    images: Images, broker: Broker, network: Network, vhosts: rabbit.VirtualHosts, tmp_path: Path
+    images: Images,
+    broker: Broker,
+    network: Network,
+    vhosts: rabbit.VirtualHosts,
+    tmp_path: Path,
+    volume: str,
 ) -> Iterator[Site]:
-    site = Site(images, broker, network, vhosts.take(), tmp_path)
+    site = Site(images, broker, network, vhosts.take(), volume, tmp_path)
     try:
         yield site
     finally:
@@ -93,7 +104,8 @@ def site(
 
 @pytest.fixture(scope="session")
 def apps(images: Images, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A worker's image with the acceptance tests' apps."""
-    files = {f"apps/{path.name}": path for path in APPS.glob("*.py")}
-    dockerfile = 'FROM leveret-worker\nCOPY apps tests/acceptance/apps\nCMD ["--help"]\n'
+    """A worker's image with the tests' apps, which names none of them."""
+    folders = (ROOT / "tests" / "acceptance" / "apps", ROOT / "tests" / "containers" / "apps")
+    files = {str(path.relative_to(ROOT)): path for each in folders for path in each.glob("*.py")}
+    dockerfile = "FROM leveret-worker\nCOPY tests tests\n"
     return derive("apps", dockerfile, files, tmp_path_factory.mktemp("images") / "apps")

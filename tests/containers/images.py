@@ -14,6 +14,7 @@ TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 """Checkouts on one machine don't get into each other's way."""
 COORDINATOR = f"leveret-coordinator:{TAG}"
 WORKER = f"leveret-worker:{TAG}"
+EXAMPLE = f"leveret-example:{TAG}"
 BUILDING = 600.0
 """Seconds that an image may take to build."""
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
@@ -38,6 +39,11 @@ def build_services(base: Base, report: Report) -> Images:
         build(tag, ROOT, target=target, arguments={"BASE": base.name})
     report(f"built in {time.monotonic() - begun:.0f} s")
     return Images(coordinator=COORDINATOR, worker=WORKER, base=base)
+
+
+def build_example(images: Images) -> str:
+    """Build the example's worker, which takes longer: it needs large libraries."""
+    return build(EXAMPLE, ROOT, target="example", arguments={"BASE": images.base.name})
 
 
 def build(

@@ -19,6 +19,7 @@ from tests.containers.images import Images
 
 BOOK = "/book"
 """Where the containers see the folder with the ledger and the gates."""
+CATALOG = "/var/lib/leveret"
 GRACE = 40
 """Seconds that `docker stop` gives, a little more than a worker's drain takes at most."""
 
@@ -39,6 +40,11 @@ class Service:
     def id(self) -> str:
         """The container's, for `docker …`."""
         return self._container.get_container_id()
+
+    @property
+    def host(self) -> str:
+        """What it takes for the name of its machine."""
+        return self.id[:12]
 
     @property
     def exit_code(self) -> int | None:
@@ -73,7 +79,7 @@ class Service:
         docker("kill", "--signal", name, self.id)
 
     def kill(self) -> None:
-        """SIGKILL, as by `docker kill`."""
+        """`docker kill`: SIGKILL."""
         docker("kill", self.id)
 
     def stop(self) -> int:
@@ -91,7 +97,7 @@ class Site:
     """A virtual host, a folder, and the containers that a test starts; all are removed with it."""
 
     def __init__(
-        self, images: Images, broker: Broker, network: Network, url: str, folder: Path
+        self, images: Images, broker: Broker, network: Network, url: str, volume: str, folder: Path
     ) -> None:
         self.broker = broker
         self.url = url
@@ -100,6 +106,7 @@ class Site:
         """For the services to come."""
         self._images = images
         self._network = network
+        self._volume = volume
         self._services: list[Service] = []
         folder.chmod(0o777)  # the services' user is none of this machine's
 
@@ -123,12 +130,11 @@ class Site:
         self._services.append(service)
         return service
 
-    def coordinator(self, *, volume: str | None = None, **environment: str) -> Service:
-        """A coordinator that is ready, with its catalog on a volume by name, or of its own."""
+    def coordinator(self) -> Service:
+        """A coordinator that is ready. All of a site's have their catalog on the same volume."""
         container = DockerContainer(self._images.coordinator)
-        if volume is not None:
-            container.with_volume_mapping(volume, "/var/lib/leveret", "rw")
-        return self.start(container, **environment).ready("coordinator ready")
+        container.with_volume_mapping(self._volume, CATALOG, "rw")
+        return self.start(container).ready("coordinator ready")
 
     def worker(self, image: str, *arguments: str, **environment: str) -> Service:
         """A worker that is ready; `arguments` in place of the image's own."""
@@ -140,6 +146,13 @@ class Site:
         if arguments:
             container.with_command(list(arguments))
         return self.start(container, **environment)
+
+    def cut_off(self, service: Service) -> None:
+        """`docker network disconnect`: no packet reaches it, and no end of a connection."""
+        docker("network", "disconnect", self._network.name, service.id)
+
+    def reconnect(self, service: Service) -> None:
+        docker("network", "connect", self._network.name, service.id)
 
     def client(self, project: str = PROJECT) -> Client:
         """A client on this machine, outside of all containers."""

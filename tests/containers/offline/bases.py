@@ -13,7 +13,7 @@ from tests.containers.engine import DockerError, Report, docker
 from tests.containers.offline import stand_ins
 
 PYTHON = "python:3.12-slim"
-RABBITMQ = "rabbitmq:4.1-management"
+RABBITMQ = "rabbitmq:4.2-management"
 PULLING = 600.0
 """Seconds that a pull may take."""
 
