@@ -504,6 +504,8 @@ class Heartbeat(Wire):
     """Whether it serves what is shipped to its project."""
     shipped: tuple[str, ...] = ()
     """Those of the definitions that it serves with shipped code."""
+    nonce: str | None = None
+    """Of one that joins: a secret that comes back with the answer, and so proves that it is one."""
 
 
 class Goodbye(Wire):
@@ -839,5 +841,7 @@ class Control(Wire):
     """To every worker: the coordinator was away, and what it had to say may be lost. Join again."""
     generation: int | None = None
     """Answers `join`: invocations of an earlier generation are to be claimed."""
+    nonce: str | None = None
+    """That of the `join`. A generation without it is nobody's answer."""
     shipped: tuple[str, ...] = ()
     """To every worker: projects in which something that was shipped has nobody to serve it yet."""

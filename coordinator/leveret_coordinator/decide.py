@@ -81,7 +81,7 @@ class _Deciding:
         self._version = version
         self._heartbeats: dict[str, Heartbeat] = {}
         self._goodbyes: dict[str, None] = {}
-        self._joined: dict[str, None] = {}
+        self._joined: dict[str, Heartbeat] = {}
         self._queues: dict[str, None] = {}
         self._unready: list[Submit] = []
         self._postponed: list[Cancel] = []
@@ -93,7 +93,7 @@ class _Deciding:
             self._ledger.decision(),
             heartbeats=tuple(self._heartbeats.values()),
             goodbyes=tuple(self._goodbyes),
-            joined=tuple(self._joined),
+            joined=tuple(self._joined.values()),
             queues=tuple(self._queues),
             questions=tuple(self._questions),
             unknown=tuple(self._unknown),
@@ -157,7 +157,7 @@ class _Deciding:
     def _news(self, message: Outcomes) -> None:
         if message.join is not None:
             self._beat(message.join)
-            self._joined[message.worker] = None
+            self._joined[message.worker] = message.join
         message = news.of_project(message, self._ledger)
         if unknown := news.take(message, self._ledger):
             self._unknown.append(unknown)

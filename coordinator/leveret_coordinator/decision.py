@@ -104,8 +104,8 @@ class Decision:
     answers: tuple[Answer, ...] = ()
     stops: tuple[Stopped, ...] = ()
     verdicts: tuple[Judged, ...] = ()
-    joined: tuple[str, ...] = ()
-    """Workers that are told the generation of invocations that they needn't claim."""
+    joined: tuple[Heartbeat, ...] = ()
+    """Those of workers that are told the generation of invocations that they needn't claim."""
     shipped: tuple[str, ...] = ()
     """Projects whose workers are told that something shipped has nobody to serve it yet."""
     suspects: tuple[str, ...] = ()

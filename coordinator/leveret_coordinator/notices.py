@@ -86,7 +86,7 @@ class Notices:
     def note(self, decision: Decision) -> None:
         """What was decided may be due some day; who was heard is there."""
         self._timers.note(decision.timers)
-        self._recoverer.welcome(decision.joined)
+        self._recoverer.welcome([each.worker for each in decision.joined])
         if decision.heartbeats:
             self._recoverer.hear()
         if decision.suspects:

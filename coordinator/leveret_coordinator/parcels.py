@@ -12,6 +12,7 @@ from leveret_broker.messages import (
     Explanation,
     Failure,
     Finished,
+    Heartbeat,
     Invocations,
     Outcomes,
     Refused,
@@ -122,9 +123,12 @@ def pack_shipped(projects: Sequence[str]) -> list[Parcel]:
     ]
 
 
-def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: int) -> list[Parcel]:
+def pack_control(
+    judged: Sequence[Judged], joined: Sequence[Heartbeat], generation: int
+) -> list[Parcel]:
     """To each worker what it asked."""
-    verdicts: dict[str, list[Verdict]] = {worker: [] for worker in joined}
+    nonces = {each.worker: each.nonce for each in joined}
+    verdicts: dict[str, list[Verdict]] = {worker: [] for worker in nonces}
     for each in judged:
         verdicts.setdefault(each.worker, []).append(each.verdict)
     parcels: list[Parcel] = []
@@ -132,7 +136,8 @@ def pack_control(judged: Sequence[Judged], joined: Sequence[str], generation: in
         for start in range(0, max(len(mine), 1), MOST_CONTROLLED):
             control = Control(
                 verdicts=tuple(mine[start : start + MOST_CONTROLLED]),
-                generation=generation if worker in joined else None,
+                generation=generation if worker in nonces else None,
+                nonce=nonces.get(worker),
             )
             queue = topology.control_queue(worker).name
             message = Outgoing(body=codec.encode(control), queue=queue, persistent=False)

@@ -254,6 +254,27 @@ async def test_a_hostile_end_of_a_run_is_an_error_to_its_caller(site: DurableSit
     check_unharmed(processes, pids, marker)
 
 
+# -- control --------------------------------------------------------------------------------------
+
+
+async def test_a_forged_generation_is_ignored(site: DurableSite) -> None:
+    """Else the worker would ask about everything that it is given from then on."""
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    async with attacker(site) as channel, site.client() as client, Traffic() as traffic:
+        (worker,) = await client.workers()
+        for nonce in (None, "0" * 32):
+            forged = messages.Control(generation=NEWEST, nonce=nonce)
+            await put(channel, topology.control_queue(worker.id).name, codec.encode(forged))
+        _, serving = processes
+        ignored = "a generation that was not asked for is ignored"
+        await becomes(lambda: serving.text().count(ignored) == 2, "both are ignored")
+        before = traffic.done
+        await becomes(lambda: traffic.done > before + 3, "good calls are answered")
+    assert serving.text().count('"joined"') == 1
+    check_unharmed(processes, pids, marker)
+
+
 # -- messages -------------------------------------------------------------------------------------
 
 

@@ -325,7 +325,7 @@ def test_a_worker_that_joins_is_alive_serves_and_has_its_claims_judged() -> None
     beat = build.heartbeat(FIT.id)
     join = Outcomes(worker="w", join=beat, claims=EXECUTING.claims)
     decision = decide(facts(run(ROOT, "running", holder=HELD), served=frozenset()), join)
-    assert decision.joined == ("w",)
+    assert decision.joined == (beat,)
     assert decision.heartbeats == (beat,)
     assert granted(decision) == [("w", 1)]
 

@@ -299,11 +299,13 @@ async def test_an_invocation_that_vanished_is_published_again_as_a_copy(
 
 async def _join(worker: peers.Peer, definition: str, *claims: Outcomes) -> Control:
     count = len(_told(worker))
-    beat = build.heartbeat(definition)
+    beat = build.heartbeat(definition).model_copy(update={"nonce": f"secret {count}"})
     asked = tuple(claim for each in claims for claim in each.claims)
     await worker.tell(Outcomes(worker="w", join=beat, claims=asked))
     await worker.until(lambda: len(_told(worker)) > count)
-    return _told(worker)[-1]
+    told = _told(worker)[-1]
+    assert told.nonce == beat.nonce, "only who has read the question can answer it"
+    return told
 
 
 async def test_every_worker_that_joins_is_told_a_larger_generation_after_a_restart_too(

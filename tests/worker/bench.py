@@ -94,7 +94,8 @@ class Bench:
         self.alarms = Alarms(self.clock)
         self.runner = ByHand()
         self.reporter = Reporter(self.transport, "worker_1")
-        self.membership = Membership(lambda: None, self.clock)
+        self._nonces: list[str] = []
+        self.membership = Membership(self._nonces.append, self.clock)
         self.resumed: list[float] = []
         """The pauses that were noticed."""
         self.suspension = Suspension(self.clock, self._resume)
@@ -126,7 +127,9 @@ class Bench:
         await self.transport.consume(QUEUE, self._accept, prefetch=0)
         await self.onlooker.consume(topology.OUTCOMES.name, self._hear, prefetch=0)
         self.alarms.start()
-        self.membership.admit(GENERATION)
+        self.membership.renew()
+        await settle()
+        self.membership.admit(GENERATION, self._nonces[-1])
         self.suspension.watch(self.alarms)
         await settle()
 

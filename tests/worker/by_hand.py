@@ -27,6 +27,7 @@ class CoordinatorByHand:
         self.heartbeats: list[Heartbeat] = []
         self.said: list[str] = []
         """The types of what arrived, in order."""
+        self._nonces: dict[str, str | None] = {}
         self._records: dict[str, messages.DefinitionRecord] = {}
         self._changed = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
@@ -61,7 +62,8 @@ class CoordinatorByHand:
 
     async def let_in(self, worker: str) -> None:
         self.generation += 1
-        await self.tell(worker, Control(generation=self.generation))
+        nonce = self._nonces.get(worker)
+        await self.tell(worker, Control(generation=self.generation, nonce=nonce))
 
     # -- what a test sees -------------------------------------------------------------------------
 
@@ -112,6 +114,7 @@ class CoordinatorByHand:
         self.outcomes.append(message)
         if message.join is not None:
             self.said.append("join")
+            self._nonces[message.worker] = message.join.nonce
             if self.lets_in:
                 self._soon(self.let_in(message.worker))
         delivery.ack()

@@ -250,6 +250,36 @@ async def test_until_it_is_let_in_again_it_claims_what_arrives(site: Site) -> No
     assert held.begun == ["b"]
 
 
+@pytest.mark.parametrize("nonce", [None, "", "0" * 32])
+async def test_a_generation_that_answers_no_question_changes_nothing(
+    site: Site, nonce: str | None
+) -> None:
+    forged = Control(generation=2**62, nonce=nonce)
+    await site.coordinator.tell(site.worker.id, forged)
+    await site.execute("a")
+    assert not site.coordinator.claims, "it starts without a question, as ever"
+    site.coordinator.lets_in = False
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    await site.coordinator.tell(site.worker.id, forged)
+    await site.submit_runs("b", queue=FLOW)
+    await site.coordinator.until(lambda: "b" in {each.run for each in site.coordinator.claims})
+
+
+async def test_an_answer_from_before_a_lost_connection_lets_nobody_in(site: Site) -> None:
+    before = site.coordinator.joins[-1].join
+    assert before is not None
+    site.coordinator.lets_in = False
+    site.broker.drop_connections()
+    await site.coordinator.until(lambda: len(site.coordinator.joins) == 2)
+    late = Control(generation=site.coordinator.generation, nonce=before.nonce)
+    await site.coordinator.tell(site.worker.id, late)
+    await site.submit_runs("a")
+    await site.coordinator.until(lambda: site.coordinator.claims)
+    await site.coordinator.let_in(site.worker.id)
+    await site.execute("b", queue=FLOW)
+
+
 async def test_claims_are_made_again_after_a_lost_connection(site: Site) -> None:
     await site.submit_runs("a", again=True)
     await site.coordinator.until(lambda: site.coordinator.claims)

@@ -4,9 +4,14 @@ A worker joins at its start, and again whenever it may have missed something: af
 connection, and after its process was stopped for a while. The coordinator's answer is a generation.
 Whatever was stopped before that answer was stopped before the generation began, so invocations of
 an older generation have to be claimed; until there is an answer, all of them have to.
+
+Whoever may write to the worker's control queue could claim to be the coordinator, and say a
+generation that is never reached: everything would have to be claimed from then on. So each question
+has a nonce, and only who has read the question can answer it.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable
 
 from leveret_broker import logs
@@ -21,9 +26,11 @@ JOIN_EVERY = 3.0
 class Membership:
     """Asks to be let in, until the coordinator has answered."""
 
-    def __init__(self, ask: Callable[[], None], clock: Clock) -> None:
-        """`ask` publishes the question."""
+    def __init__(self, ask: Callable[[str], None], clock: Clock) -> None:
+        """`ask` publishes the question, with its nonce."""
         self._ask = ask
+        self._nonce: str | None = None
+        """That of the latest question, as long as an answer would count."""
         self._clock = clock
         self._generation: int | None = None
         self._joined = asyncio.Event()
@@ -44,19 +51,23 @@ class Membership:
 
     def renew(self) -> None:
         """Join again: something may have been missed."""
-        self._generation = None
-        self._joined.clear()
+        self.leave()
         self._stop_asking()
-        self._asking = asyncio.get_running_loop().create_task(self._ask_until_joined())
+        self._nonce = secrets.token_hex(16)
+        asking = self._ask_until_joined(self._nonce)
+        self._asking = asyncio.get_running_loop().create_task(asking)
 
     def leave(self) -> None:
         """The connection is lost, and with it what the coordinator may say: all is to be claimed
         until this worker has joined again."""
-        self._generation = None
+        self._nonce = self._generation = None
         self._joined.clear()
 
-    def admit(self, generation: int) -> None:
-        """The coordinator has answered."""
+    def admit(self, generation: int, nonce: str | None) -> None:
+        """The coordinator has answered; what answers another question changes nothing."""
+        if nonce is None or nonce != self._nonce:
+            log.warning("a generation that was not asked for is ignored", generation=generation)
+            return
         log.info("joined", generation=generation)
         self._generation = max(generation, self._generation or 0)
         self._joined.set()
@@ -71,9 +82,9 @@ class Membership:
             self._asking.cancel()
             self._asking = None
 
-    async def _ask_until_joined(self) -> None:
-        self._ask()
+    async def _ask_until_joined(self, nonce: str) -> None:
+        self._ask(nonce)
         while True:
             await self._clock.sleep(JOIN_EVERY)
             log.warning("no coordinator has let this worker in yet: asking again")
-            self._ask()
+            self._ask(nonce)

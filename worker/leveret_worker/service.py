@@ -337,7 +337,7 @@ class WorkerService:
             self._set_aside(delivery, str(error))
             return
         if control.generation is not None:
-            self._membership.admit(control.generation)
+            self._membership.admit(control.generation, control.nonce)
         if self._generic is not None and (
             control.generation is not None or self._project in control.shipped
         ):
@@ -389,9 +389,10 @@ class WorkerService:
 
     # -- joining ----------------------------------------------------------------------------------
 
-    def _ask_to_join(self) -> None:
+    def _ask_to_join(self, nonce: str) -> None:
         assert self._executor is not None, "the worker was started"
-        self._reporter.join(self._heartbeat(), *claims_of_running(self._executor.running))
+        heartbeat = self._heartbeat().model_copy(update={"nonce": nonce})
+        self._reporter.join(heartbeat, *claims_of_running(self._executor.running))
 
     def _on_loss(self) -> None:
         """What waits may be somebody else's from now on: it must not be started any more."""
