@@ -34,6 +34,11 @@ class TransportUnreachable(TransportError):
     """No connection could be made within the deadline. Its text never holds a password."""
 
 
+class Misconfigured(TransportUnreachable):
+    """What was given can't be meant, whatever the broker does: a URL that is none, settings that
+    contradict, a certificate's file that can't be read."""
+
+
 class TransportClosed(TransportError):
     """The transport was closed by its owner, before or while it was used."""
 

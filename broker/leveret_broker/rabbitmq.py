@@ -21,6 +21,7 @@ from typing import TypeVar
 from leveret_broker import tls, urls
 from leveret_broker.errors import (
     Expired,
+    Misconfigured,
     TransportClosed,
     TransportError,
     TransportUnreachable,
@@ -55,8 +56,8 @@ class RabbitTransport:
     """A `Transport` over one RabbitMQ broker.
 
     `publish_timeout` and `connect_timeout` are in seconds. With `replicated` off, no queue is a
-    quorum queue, whatever its declaration says. `security` is for `amqps://`. `clock` is monotonic,
-    in seconds.
+    quorum queue, whatever its declaration says. `security` is for `amqps://`. With `insists` off,
+    `open` tries once. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RabbitTransport:
         connect_timeout: float = 10.0,
         replicated: bool = True,
         security: tls.Tls | None = None,
+        insists: bool = True,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,8 +79,13 @@ class RabbitTransport:
         self._connect_timeout = connect_timeout
         self._replicated = replicated
         self._security = security or tls.Tls()
+        self._insists = insists
         self._jitter = jitter
+        self._clock = clock
         self._backoff = Backoff(jitter=jitter, clock=clock)
+        self._down_since = clock()
+        self._reason = f"{urls.redact(url)} has not answered yet"  # why it is down
+        self._unrestored: list[TransportError] = []
         self._session: Session | None = None
         self._usable = asyncio.Event()  # the session is up, with its queues; or all is closed
         self._trouble = asyncio.Event()
@@ -94,6 +101,16 @@ class RabbitTransport:
     @property
     def is_durable(self) -> bool:
         return True
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not connected or lacks something declared or consumed, `None` if all is well.
+
+        Without a password.
+        """
+        if not (self._is_alive and self._usable.is_set()):
+            return f"{self._reason} (no connection for {self._clock() - self._down_since:.0f} s)"
+        return "; ".join(map(str, self._unrestored)) or None
 
     async def open(self) -> None:
         """Connect. Raises `TransportUnreachable` at once if the broker refuses the login or the
@@ -112,9 +129,11 @@ class RabbitTransport:
                     try:
                         self._adopt(await self._connect(url))
                         break
-                    except Hopeless:
+                    except (Hopeless, Misconfigured):
                         raise
                     except TransportUnreachable as error:
+                        if not self._insists:
+                            raise
                         problem = error
                     attempt += 1
                     await asyncio.sleep(pause(attempt, self._jitter))
@@ -301,6 +320,7 @@ class RabbitTransport:
         try:
             whole = await self._repair(url)
         except TransportUnreachable as error:
+            self._reason = str(error)
             log.warning("%s; trying again", error)
             return False
         except ConnectionLost:
@@ -356,6 +376,7 @@ class RabbitTransport:
                 problems.append(outcome)
             elif outcome is not None:
                 raise outcome
+        self._unrestored = problems
         for problem in problems:
             log.warning("%s; trying again", problem)
         return not problems
@@ -390,6 +411,9 @@ class RabbitTransport:
 
     def _on_loss(self, session: Session) -> None:
         if session is self._session and not self._closed:
+            if self._usable.is_set():
+                self._down_since = self._clock()
+                self._reason = f"the connection to {urls.redact(self._url)} was lost"
             self._usable.clear()
             self._trouble.set()
             call_each(self._loss_callbacks)

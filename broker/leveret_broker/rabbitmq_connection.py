@@ -17,7 +17,12 @@ import aiormq
 from aiormq import exceptions
 
 from leveret_broker import tls
-from leveret_broker.errors import Forbidden, TransportError, TransportUnreachable
+from leveret_broker.errors import (
+    Forbidden,
+    Misconfigured,
+    TransportError,
+    TransportUnreachable,
+)
 from leveret_broker.urls import BrokerUrl
 
 T = TypeVar("T")
@@ -135,7 +140,11 @@ def reason_of(error: exceptions.AMQPError) -> str:
 async def connect(
     url: BrokerUrl, *, name: str, security: tls.Tls | None = None
 ) -> aiormq.Connection:
-    """A connection. Raises `TransportUnreachable` with the reason, `Hopeless` if it is final."""
+    """A connection.
+
+    Raises `TransportUnreachable` with the reason: `Hopeless` if the broker's answer is final,
+    `Misconfigured` if it was not even asked.
+    """
     try:
         security = (security or tls.Tls()).overridden(url.query)
         given = await _tls_arguments(url, security)
@@ -143,9 +152,9 @@ async def connect(
             url.with_options(heartbeat=str(HEARTBEAT), name=name), **given
         )
     except tls.TlsProblem as error:
-        raise Hopeless(f"{url} can't be used: {error}") from error
+        raise Misconfigured(f"{url} can't be used: {error}") from error
     except ValueError:  # it may quote the password, so it is no cause here
-        raise Hopeless(f"{url} is no broker URL") from None
+        raise Misconfigured(f"{url} is no broker URL") from None
     task = asyncio.ensure_future(_dial(connection))
     try:
         await asyncio.wait([task])

@@ -60,7 +60,7 @@ class Backoff:
         return pause(self._attempts, self._jitter)
 
 
-def pause(attempt: int, jitter: Callable[[], float]) -> float:
+def pause(attempt: int, jitter: Callable[[], float], *, longest: float = LONGEST_PAUSE) -> float:
     """Seconds before the next attempt: exponential, the upper half of it left to chance."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
-    return longest * (0.5 + 0.5 * jitter())
+    most = min(longest, FIRST_PAUSE * 2.0 ** min(attempt, 16))
+    return most * (0.5 + 0.5 * jitter())

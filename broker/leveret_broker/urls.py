@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from leveret_broker.errors import TransportUnreachable
+from leveret_broker.errors import Misconfigured
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _HIDDEN = "***"
@@ -40,7 +40,7 @@ class BrokerUrl:
 def parse(text: str) -> BrokerUrl:
     """Take a broker's URL apart.
 
-    Raises `TransportUnreachable`, without the password, if it is none.
+    Raises `Misconfigured`, without the password, if it is none.
     """
     shown = redact(text)
     try:
@@ -48,17 +48,15 @@ def parse(text: str) -> BrokerUrl:
         port = parts.port
     except ValueError as error:
         # The original error may quote the password, so it is no cause here.
-        raise TransportUnreachable(f"{shown} is no broker URL") from (
-            None if "@" in text else error
-        )
+        raise Misconfigured(f"{shown} is no broker URL") from (None if "@" in text else error)
     if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
         # Taken as it stands, a part of the password would be the port or the virtual host.
-        raise TransportUnreachable(
+        raise Misconfigured(
             f"{shown} is no broker URL: characters such as / ? # @ in a password or a virtual "
             "host have to be percent-encoded, / as %2F"
         )
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise TransportUnreachable(
+        raise Misconfigured(
             f"{shown} is no broker URL: write amqp://user:password@host:5672/vhost, or amqps:// "
             "for TLS"
         )

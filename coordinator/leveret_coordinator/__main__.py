@@ -9,8 +9,9 @@ from pathlib import Path
 
 from leveret_broker import logs, tls
 from leveret_broker.command_line import hide_passwords
-from leveret_broker.errors import TransportError
-from leveret_broker.lifecycle import Connected
+from leveret_broker.errors import Misconfigured
+from leveret_broker.health import Answering
+from leveret_broker.persistent import Persistent
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_coordinator.errors import CatalogError
@@ -22,16 +23,22 @@ async def serve(
 ) -> None:
     """Run a coordinator against RabbitMQ until SIGTERM or SIGINT, then stop it cleanly.
 
-    Raises `TransportUnreachable`, `TlsProblem` for settings that make no sense, or a `CatalogError`
+    Raises `Misconfigured` or `TlsProblem` for settings that make no sense, or a `CatalogError`
     that says why the catalog can't be used.
     """
-    transport = RabbitTransport(url, name="leveret-coordinator", security=tls.from_environment())
-    service = CoordinatorService(transport, catalog_path, settings=settings)
-    await run_until_signalled(Connected(transport, service))
+    security = tls.from_environment()
+
+    def make() -> tuple[RabbitTransport, CoordinatorService]:
+        transport = RabbitTransport(
+            url, name="leveret-coordinator", security=security, insists=False
+        )
+        return transport, CoordinatorService(transport, catalog_path, settings=settings)
+
+    await run_until_signalled(Answering("coordinator", Persistent(make)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 4 if the broker can't be reached, 2 if the catalog can't be used."""
+    """The exit code: 2 if the catalog or a setting can't be used."""
     if arguments is None:
         hide_passwords()
     parser = argparse.ArgumentParser(prog="leveret_coordinator", description=__doc__)
@@ -49,10 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = CoordinatorSettings(payload_store=options.payload_store)
         asyncio.run(serve(url, options.catalog, settings=settings))
-    except TransportError as error:
-        sys.stderr.write(f"{error}\n")
-        return 4
-    except (CatalogError, tls.TlsProblem) as error:
+    except (CatalogError, Misconfigured, tls.TlsProblem) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0

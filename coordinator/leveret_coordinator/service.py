@@ -20,6 +20,7 @@ from pathlib import Path
 from leveret_broker import logs, topology
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import TransportError
+from leveret_broker.health import Condition
 from leveret_broker.identifiers import new_id
 from leveret_broker.transport import Consumer, Delivery, Transport
 from leveret_coordinator import intake, parcels, predecessor, questions, work_queues
@@ -39,6 +40,7 @@ from leveret_coordinator.project_exchanges import ProjectExchanges
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
+from leveret_coordinator.watch import Watch
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -88,6 +90,7 @@ class CoordinatorService:
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._janitor = self._made_janitor()
         self._exchanges = ProjectExchanges(transport)
+        self._watch = Watch(transport, self._clock)
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
@@ -125,9 +128,12 @@ class CoordinatorService:
         Raises a `CatalogError` if the catalog can't be used or another coordinator serves at this
         broker, a `TransportError` if the broker can't be used; then nothing is left running.
         """
+        self._watch.does("starts, and opens its catalog")
         self._catalog = await Catalog.open(self._catalog_path, self._connect)
         try:
+            self._watch.does("starts, and declares its queues")
             await self._declare_all()
+            self._watch.does("waits for another coordinator at this broker to leave")
             await predecessor.wait_gone(
                 self._transport, self._clock, within=self._settings.predecessor_leaves_within
             )
@@ -152,15 +158,21 @@ class CoordinatorService:
         except BaseException:
             await self._release()
             raise
+        self._watch.serves()
         log.info("coordinator ready", catalog=str(self._catalog_path or "in memory"))
 
     async def stop(self) -> None:
         """Finish the batch under way, give back the others, and close the catalog."""
+        self._watch.does("stops")
         self._stopping = True
         self._wake.set()
         if self._loop is not None:
             await self._end(self._loop)
         await self._release()
+
+    async def condition(self) -> Condition:
+        """How it is at this moment."""
+        return await self._watch.condition(self._loop, self._consumers)
 
     async def wait_ended(self) -> None:
         """Return when the service has stopped. Raises what ended it, if not `stop`."""
@@ -185,6 +197,7 @@ class CoordinatorService:
             each.clear()
         if self._janitor is not None:
             await self._janitor.stop()
+        await self._watch.stop()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             try:
@@ -215,11 +228,14 @@ class CoordinatorService:
     async def _serve(self) -> None:
         while not self._stopping:
             try:
+                self._watch.works()
                 await self._step()
             except Exception as error:
+                self._watch.failed(error)
                 log.exception("coordinator goes on after an error", error=str(error))
                 await self._pause(self._backoff.next())
             else:
+                self._watch.succeeded()
                 self._backoff.reset()
         await self._publisher.write_confirmed(self._open_catalog)
 
@@ -236,6 +252,7 @@ class CoordinatorService:
         elif self._publisher.is_confirmation_due:
             await self._publisher.write_confirmed(self._open_catalog)
         else:
+            self._watch.rests()
             self._wake.clear()
             await self._wake.wait()
 

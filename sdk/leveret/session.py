@@ -115,6 +115,11 @@ class Session:
             remedy = f"`leveret admin grant {self._project} USER` gives it what the project needs"
         return f"the user may not talk to the coordinator at {self._where}: {error}; {remedy}"
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether answers would arrive now."""
+        return self._consumer is not None and self._consumer.is_consuming
+
     async def stop(self) -> None:
         """Send what waits, close the reply queue, and fail what is still unanswered."""
         self._send_waiting()

@@ -18,6 +18,10 @@ class Proxy:
         self.breaks_on: bytes | None = None
         """Bytes that break the connection of the client that sends them."""
         self.breaks_once = False
+        self.refuses = False
+        """Who connects is cut off at once."""
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     async def start(self) -> str:
         """The URL at which clients reach the broker through it."""
@@ -48,12 +52,23 @@ class Proxy:
         for broker in lost:
             broker.transport.abort()
 
+    def freeze(self) -> None:
+        """Nothing gets through any more, and nobody is told."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """All that waits gets through."""
+        self._flows.set()
+
     def break_all(self) -> None:
         """Both sides lose every connection."""
         self.break_for_clients()
         self.break_lost()
 
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            client.transport.abort()
+            return
         answers, broker = await asyncio.open_connection(self._broker.hostname, self._broker.port)
         self._pairs.append((client, broker))
         for source, target in ((reader, broker), (answers, client)):
@@ -68,6 +83,7 @@ class Proxy:
                     if self.breaks_once:
                         self.breaks_on = None
                     self.break_all()
+                await self._flows.wait()
                 target.write(data)
                 await target.drain()
         except OSError:

@@ -16,6 +16,7 @@ from leveret.session import Session
 from leveret_broker import codec, identifiers, logs, messages, topology
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import MalformedMessage, TransportError
+from leveret_broker.health import Condition
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
 from leveret_worker.alarms import Alarms
@@ -39,6 +40,7 @@ from leveret_worker.reporter import Reporter
 from leveret_worker.rooms import Rooms
 from leveret_worker.runners import AsyncRunner, FetchingRunner, ProcessRunner, ThreadRunner
 from leveret_worker.suspension import Suspension
+from leveret_worker.watch import Watch
 from leveret_worker.work_queues import WorkQueues
 
 log = logs.get_logger("leveret.worker")
@@ -106,6 +108,7 @@ class WorkerService:
         self._processes = processes or processors()
         self._clock = clock or SystemClock()
         self._serve_more = serve_more
+        self._where = where
         self._session = Session(transport, where=where, patience=None, project=project)
         self._user_thread = user_thread or IoThread("leveret-user")
         self._reporter = Reporter(transport, self.id)
@@ -127,6 +130,7 @@ class WorkerService:
         self._records: dict[str, messages.DefinitionRecord] = {}
         self._queues = WorkQueues(transport, self._on_delivery)
         self._control: Consumer | None = None
+        self._watch = Watch(transport, topology.control_queue(self.id).name)
         self._shelf = Shelf(self._fetch_code)
         self._generic: Generic | None = None
         if accept_code:
@@ -152,7 +156,9 @@ class WorkerService:
 
     async def _start(self) -> None:
         log.info("worker starts, and looks for a coordinator", worker=self.id)
+        self._watch.does(f"waits for a coordinator at {self._where}")
         await self._session.start()
+        self._watch.does("starts, and registers what it serves")
         self._reporter.exchange = self._session.exchange
         self._user_thread.start()
         await self._pool.start()
@@ -170,6 +176,7 @@ class WorkerService:
             await self.serve(self._definitions)
         if self._generic is not None:
             await self._generic.start()
+        self._watch.serves()
         log.info("worker ready", worker=self.id, serves=sorted({*self._served, *self._shipped}))
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
@@ -178,6 +185,7 @@ class WorkerService:
         Workflows are given back at once: whoever takes them finds what they have called so far.
         Tasks have `grace` seconds to end.
         """
+        self._watch.does("drains, and takes no more work")
         busy = 0 if self._executor is None else self._executor.busy
         log.info("worker stops", worker=self.id, tasks=busy, waits_for_them=grace)
         with suppress(TransportError, TimeoutError):  # a lost connection cancels them as well
@@ -195,6 +203,7 @@ class WorkerService:
         self._membership.stop()
         await self._heart.stop()
         self._shelf.stop()
+        await self._watch.stop()
         await self._leave()
         await self._pool.stop()
         await self._alarms.stop()
@@ -202,6 +211,18 @@ class WorkerService:
         await self._session.stop()
         self._user_thread.stop()
         log.info("worker stopped", worker=self.id)
+
+    async def condition(self) -> Condition:
+        """How it is at this moment."""
+        is_deaf = self._control is None or not self._control.is_consuming
+        deaf = ["what the coordinator says"] if is_deaf else []
+        if not self._session.is_listening:
+            deaf.append("answers")
+        return await self._watch.condition(
+            deaf=[*deaf, *self._queues.deaf],
+            queues=len(self._queues),
+            is_joined=self._membership.is_joined,
+        )
 
     async def _drain(self, executor: Executor, grace: float) -> None:
         try:

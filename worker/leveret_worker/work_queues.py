@@ -20,6 +20,19 @@ class WorkQueues:
         """How many consumers the queue has, or will in a moment."""
         return len(self._consumers.get(queue, ()))
 
+    def __len__(self) -> int:
+        """How many queues there are."""
+        return len(self._consumers)
+
+    @property
+    def deaf(self) -> list[str]:
+        """Those that should be consumed, and are not at this moment."""
+        return [
+            queue
+            for queue, windows in self._consumers.items()
+            if not any(window is not None and window.is_consuming for window in windows)
+        ]
+
     async def consume(self, queue: str, prefetch: int) -> None:
         """Take up to so many more messages of a queue, which is made if it is not there."""
         windows = self._consumers.setdefault(queue, [])

@@ -30,6 +30,7 @@ DONE, RUN_FAILED, WRONG_USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3,
 COMMANDS = {
     "coordinator": "leveret.cli.services:coordinator",
     "worker": "leveret.cli.services:worker",
+    "health": "leveret.cli.health:health",
     "dev": "leveret.cli.dev:dev",
     "run": "leveret.cli.start:run",
     "resolve": "leveret.cli.look:resolve",

@@ -18,12 +18,13 @@ from leveret.cli import options
 from leveret.client import checked_project
 from leveret.connection import DEFAULT_PROJECT
 from leveret.definitions import Definition
-from leveret.errors import CoordinatorUnreachable, StateError
+from leveret.errors import CoordinatorUnreachable, SettingError, StateError
 from leveret.sealing import RENEW_AFTER
 from leveret.settings import security, settings
 from leveret_broker import logs, topology
-from leveret_broker.errors import TransportUnreachable
-from leveret_broker.lifecycle import Connected, Service
+from leveret_broker.errors import Misconfigured
+from leveret_broker.health import Answering, Condition
+from leveret_broker.persistent import Make, Persistent
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_broker.urls import redact
@@ -80,14 +81,19 @@ def coordinator(
     What a lost worker executed is handed to another.
     """
     logs.configure()
-    transport = _transport(options.need_url(url), "leveret-coordinator")
+    broker = options.need_url(url)
     given = CoordinatorSettings(
         worker_silent_after=worker_silent_after,
         worker_gone_after=worker_gone_after,
         payload_store=payload_store,
         payload_grace=payload_grace,
     )
-    _serve(transport, CoordinatorService(transport, catalog, settings=given))
+
+    def make() -> tuple[RabbitTransport, CoordinatorService]:
+        transport = _transport(broker, "leveret-coordinator")
+        return transport, CoordinatorService(transport, catalog, settings=given)
+
+    _serve("coordinator", make)
 
 
 @click.command()
@@ -146,21 +152,28 @@ def worker(
         )
     given = options.need_url(url)
     definitions = load(app)
-    transport = _transport(given, "leveret-worker")
-    service = WorkerService(
-        transport,
-        definitions,
-        project=checked_project(project) or DEFAULT_PROJECT,
-        keys=options.keyring(),
-        payloads=settings().payloads(payload_store),
-        slots=slots,
-        processes=processes,
-        where=redact(given),
-        lease_after=lease_after,
-        stop_grace=stop_grace,
-        accept_code=accept_code,
-    )
-    _serve(transport, Draining(service, drain))
+    served = checked_project(project) or DEFAULT_PROJECT
+    keys = options.keyring()
+    payloads = settings().payloads(payload_store)
+
+    def make() -> tuple[RabbitTransport, Draining]:
+        transport = _transport(given, "leveret-worker")
+        service = WorkerService(
+            transport,
+            definitions,
+            project=served,
+            keys=keys,
+            payloads=payloads,
+            slots=slots,
+            processes=processes,
+            where=redact(given),
+            lease_after=lease_after,
+            stop_grace=stop_grace,
+            accept_code=accept_code,
+        )
+        return transport, Draining(service, drain)
+
+    _serve("worker", make)
 
 
 class Draining:
@@ -176,10 +189,15 @@ class Draining:
     async def stop(self) -> None:
         await self._service.stop(self._seconds)
 
+    async def condition(self) -> Condition:
+        return await self._service.condition()
+
 
 def _transport(url: str, name: str) -> RabbitTransport:
     timeout = settings().connect_timeout
-    return RabbitTransport(url, name=name, connect_timeout=timeout, security=security())
+    return RabbitTransport(
+        url, name=name, connect_timeout=timeout, security=security(), insists=False
+    )
 
 
 def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
@@ -187,11 +205,12 @@ def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
     return load_apps(app)
 
 
-def _serve(transport: RabbitTransport, service: Service) -> None:
+def _serve(kind: str, make: Make) -> None:
+    service = Persistent(make, also=(CoordinatorUnreachable,))
     try:
-        asyncio.run(run_until_signalled(Connected(transport, service)))
-    except TransportUnreachable as error:
-        raise CoordinatorUnreachable(str(error)) from error
+        asyncio.run(run_until_signalled(Answering(kind, service)))
+    except Misconfigured as error:
+        raise SettingError(str(error)) from error
     except CatalogError as error:
         raise StateError(str(error)) from error
     _leave_threads_behind()
