@@ -68,6 +68,8 @@ class Session:
         self._runs = Awaited(post=self._post, send=self._enqueue, send_again=self._send_again)
         self._requests: dict[str, Pending] = {}
         self._unanswered: dict[str, messages.Wire] = {}
+        self._dropped = 0
+        """Replies that could not be read."""
         """What was asked under each request's number."""
         self._waiting: list[messages.Submission] = []
         self._submitting: set[str] = set()
@@ -171,7 +173,8 @@ class Session:
         try:
             batch = codec.decode(delivery.body, messages.Replies)
         except MalformedMessage as error:
-            log.warning("reply set aside", session=self.id, reason=str(error))
+            self._dropped += 1
+            log.warning("reply dropped", session=self.id, reason=str(error), count=self._dropped)
             delivery.reject()
             return
         for reply in batch.replies:

@@ -5,6 +5,7 @@ set aside with its reason, and good traffic goes on meanwhile.
 """
 
 import asyncio
+import json
 import pickle
 import random
 from collections import Counter
@@ -133,19 +134,12 @@ class Traffic:
             self.done += 1
 
 
-async def dead(channel: AbstractChannel) -> list[tuple[str, str]]:
-    """Origin and reason of all that was set aside; it stays there."""
-    queue = await channel.get_queue(topology.DEAD.name)
-    found = [message async for message in _all_of(queue)]
-    return [
-        (str(each.headers[topology.ORIGIN_HEADER]), str(each.headers[topology.REASON_HEADER]))
-        for each in found
-    ]
-
-
-async def _all_of(queue: aio_pika.abc.AbstractQueue) -> AsyncGenerator[Any]:
-    while (message := await queue.get(fail=False)) is not None:
-        yield message
+async def dead(site: DurableSite, *options: str) -> Any:
+    """What `leveret admin dead-letters` tells of all that was set aside."""
+    command = "admin", "dead-letters", *options, "--json"
+    done = await asyncio.to_thread(site.run, *command, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 async def served(site: DurableSite) -> list[Process]:
@@ -395,12 +389,21 @@ async def test_ten_thousand_damaged_messages_stop_nothing(site: DurableSite) -> 
         await becomes(are_read, "all of them are read")
         before = traffic.done
         await becomes(lambda: traffic.done > before + 3, "good calls are answered")
-        found = await dead(channel)
-        counts = Counter(origin for origin, _ in found)
+        found = await dead(site)
+        letters = await channel.declare_queue(topology.DEAD.name, passive=True)
+        assert found["count"] == letters.declaration_result.message_count
+        counts: Counter[str] = Counter()
+        for group in found["groups"]:
+            counts[group["queue"]] += group["count"]
+            assert group["reason"].startswith(("malformed: ", "no such run")), group
+        assert counts.total() == found["count"]
         for name in queues:
             if name != "replies":  # a caller drops what is no reply
                 assert counts[names.get(name, name)] > FUZZED / 3, counts
-        assert all(reason for _, reason in found)
+        assert len(found["groups"]) < FUZZED / 10, "few reasons, whatever the particulars"
+        shown = await dead(site, "--show", found["groups"][0]["example"])
+        assert shown["queue"] == found["groups"][0]["queue"]
+        assert shown["reason"].startswith(found["groups"][0]["reason"])
         logged = [process.text().count("message set aside") for process in processes]
         assert all(count > FUZZED / 3 for count in logged), logged  # the count stands in the last
     check_unharmed(processes, pids, marker)

@@ -327,7 +327,7 @@ class WorkerService:
         try:
             message = codec.decode(delivery.body, messages.Invocations)
         except MalformedMessage as error:
-            self._set_aside(delivery, str(error))
+            self._set_aside(delivery, f"malformed: {error}")
             return
         definition = self._served.get(delivery.queue) or self._shipped.get(delivery.queue)
         if definition is None:  # it was let go meanwhile
@@ -355,7 +355,7 @@ class WorkerService:
         try:
             control = codec.decode(delivery.body, messages.Control)
         except MalformedMessage as error:
-            self._set_aside(delivery, str(error))
+            self._set_aside(delivery, f"malformed: {error}")
             return
         if control.generation is not None:
             self._membership.admit(control.generation, control.nonce)

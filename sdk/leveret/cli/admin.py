@@ -1,4 +1,4 @@
-"""`leveret admin`: which RabbitMQ user may reach which project."""
+"""`leveret admin`: which RabbitMQ user may reach which project, and what was set aside."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from leveret.cli import options
+from leveret.cli.letters import dead_letters
 from leveret.client import checked_project
 from leveret.errors import CoordinatorUnreachable
 from leveret.settings import security, settings
@@ -22,7 +23,10 @@ NEW_PASSWORD = "LEVERET_NEW_PASSWORD"  # noqa: S105  # the name of a variable
 
 @click.group()
 def admin() -> None:
-    """Let RabbitMQ's users into projects, each into its own only."""
+    """Let users into projects, each into its own only; look at what was set aside."""
+
+
+admin.add_command(dead_letters)
 
 
 def _management(command: options.F) -> options.F:
