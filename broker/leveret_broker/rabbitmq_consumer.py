@@ -118,7 +118,10 @@ class Subscription:
         self._closing = False
         self._started = False
         self._ended = False
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._end())
+        # Whatever it handed out is the broker's again. In RabbitMQ 4.3 a late acknowledgement would
+        # set the consumer going once more, with nobody to hear it: so the tags die with it, and
+        # its successor closes the channel.
+        channel.on_consumer_cancel_callbacks.add(lambda _: self._die())
         on_close(channel, self._die)
 
     @property
@@ -237,12 +240,13 @@ class Subscription:
                 self._on_end()
 
     def _die(self) -> None:
-        """The channel is gone, and every tag with it."""
+        """The channel is gone, or of no use any more, and every tag with it."""
         self._handed_out.clear()
         self._unsettled.clear()
         self._decided.clear()
         if self._writing is not None:
             self._writing.cancel()
+            self._writing = None
         self._end()
 
 

@@ -467,6 +467,27 @@ async def test_closing_gives_back_what_is_unsettled_in_order(
     assert [delivery.redelivered for delivery in deliveries] == [True, True, False, False]
 
 
+async def test_a_message_is_kept_however_often_its_consumer_went_away(
+    world: World, transport: Transport
+) -> None:
+    """RabbitMQ 4 gives up after twenty times, unless it is told not to."""
+    await transport.declare(DEAD, replace(WORK, dead_letter=DEAD.name))
+    await transport.publish(to(WORK, b"kept"))
+    for _ in range(25):
+        taking = world.transport()
+        await taking.open()
+        inbox = Inbox()
+        await taking.consume(WORK.name, inbox, prefetch=1)
+        await inbox.take()
+        await taking.close()
+    inbox = Inbox(ack)
+    await transport.consume(WORK.name, inbox, prefetch=1)
+    assert bodies(await inbox.take()) == [b"kept"]
+    dead = await transport.inspect(DEAD.name)
+    assert dead is not None
+    assert dead.messages == 0
+
+
 async def test_a_loss_is_told_before_anything_is_delivered_again(
     world: World, transport: Transport
 ) -> None:

@@ -236,6 +236,64 @@ async def test_a_queue_that_could_not_be_declared_again_is_tried_until_it_can(
     await owner.close()
 
 
+# -- deliveries that are acknowledged too late ----------------------------------------------------
+
+
+ACKNOWLEDGED_WITHIN = 2.0
+"""Seconds; usually it is half an hour."""
+
+
+@pytest.fixture
+def impatient_consuming(rabbit_node: RabbitNode) -> Generator[None]:
+    """The broker takes back what is not acknowledged in time."""
+    settings = {"consumer_timeout": int(ACKNOWLEDGED_WITHIN * 1000), "channel_tick_interval": 200}
+    before = {name: _setting(rabbit_node, name) for name in settings}
+    if before["consumer_timeout"] == "undefined":
+        pytest.skip("this version of RabbitMQ waits for ever")
+    for name, value in settings.items():
+        _set(rabbit_node, name, value)
+    yield
+    for name, earlier in before.items():
+        _set(rabbit_node, name, earlier)
+
+
+def _setting(node: RabbitNode, name: str) -> str:
+    return node.ctl("eval", f"application:get_env(rabbit, {name}, undefined).").strip()
+
+
+def _set(node: RabbitNode, name: str, value: object) -> None:
+    node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.usefixtures("impatient_consuming")
+async def test_a_late_acknowledgement_takes_nothing_from_those_who_consume(
+    transport: RabbitTransport,
+) -> None:
+    """RabbitMQ 4.3 would let the old consumer, which nobody hears, go on by it."""
+    await transport.declare(WORK)
+    held: list[Delivery] = []
+
+    def settle(delivery: Delivery) -> None:
+        if delivery.body == b"next" or delivery.redelivered:
+            delivery.ack()
+        else:
+            held.append(delivery)
+
+    inbox = Inbox(settle)
+    await transport.consume(WORK.name, inbox, prefetch=3)
+    await transport.publish(Outgoing(queue=WORK.name, body=b"late"))
+    await inbox.take()
+    await asyncio.sleep(ACKNOWLEDGED_WITHIN * 0.7)  # so that the other one is not late with it
+    await transport.publish(Outgoing(queue=WORK.name, body=b"in time"))
+    (_, again) = await inbox.take(2)
+    assert (again.body, again.redelivered) == (b"late", True)
+    held[0].ack()
+    await transport.publish_all([Outgoing(queue=WORK.name, body=b"next")] * 10)
+    await inbox.wait_for(lambda: sum(each.body == b"next" for each in inbox.deliveries) == 10)
+    assert not any(each.redelivered for each in inbox.deliveries if each.body == b"next")
+
+
 # -- our own errors -------------------------------------------------------------------------------
 
 
