@@ -199,6 +199,7 @@ SELECT * FROM current_runs WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: runs_below(ids)
 -- Each run asked for and all below it that has not ended, though something between may have.
+-- CROSS JOIN: from the few to their rows. Newer versions of SQLite would look at every run instead.
 WITH RECURSIVE below (top, seq, id) AS (
     SELECT id, seq, id FROM runs WHERE id IN (SELECT value FROM json_each(:ids))
     UNION
@@ -206,7 +207,7 @@ WITH RECURSIVE below (top, seq, id) AS (
 )
 SELECT below.top, current_runs.*
 FROM below
-JOIN current_runs ON current_runs.seq = below.seq
+CROSS JOIN current_runs ON current_runs.seq = below.seq
 WHERE current_runs.finished_at IS NULL OR current_runs.id = below.top
 ORDER BY current_runs.seq;
 
@@ -618,6 +619,7 @@ LIMIT :most;
 
 -- name: tree(run)
 -- A child is always accepted after its parent, so the order of acceptance is the one wanted.
+-- CROSS JOIN as in runs_below.
 WITH RECURSIVE below (seq, id) AS (
     SELECT seq, id FROM runs WHERE id = :run
     UNION
@@ -625,7 +627,7 @@ WITH RECURSIVE below (seq, id) AS (
 )
 SELECT run_rows.*, results.failure_traceback
 FROM below
-JOIN run_rows ON run_rows.seq = below.seq
+CROSS JOIN run_rows ON run_rows.seq = below.seq
 LEFT JOIN results ON results.seq = below.seq
 ORDER BY below.seq;
 
