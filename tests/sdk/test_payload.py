@@ -188,7 +188,7 @@ def test_arrays_keep_type_shape_and_order_and_are_writable(
         np.bool_(True),
         np.complex64(1 + 2j),
         np.datetime64("2024-01-01T00:00:01"),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         np.timedelta64(3, "D"),
         np.str_("text\0"),
         np.bytes_(b"bytes"),

@@ -1,5 +1,6 @@
 """Finding definitions in modules and files, and saying what is wrong with them."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -159,20 +160,24 @@ def test_the_file_of_a_package_is_refused_with_its_name() -> None:
 # -- apps that fail -------------------------------------------------------------------------------
 
 
+def without_marks(text: str) -> str:
+    """A traceback without the lines that point at a place in the line above: versions differ."""
+    return "\n".join(line for line in text.split("\n") if not re.fullmatch(r" *[~^]+", line))
+
+
 @pytest.mark.parametrize("spec", ["failing", "failing.py"])
 def test_an_app_that_fails_shows_its_own_traceback_only(spec: str) -> None:
     write("failing.py", "def prepare():\n    return 1 / 0\n\nprepare()\n")
     before = list(sys.path)
     with pytest.raises(AppError) as failed:
         load_app(spec)
-    assert str(failed.value) == (
+    assert without_marks(str(failed.value)) == (
         f"{spec} can't be imported:\n"
         "Traceback (most recent call last):\n"
         f'  File "{Path("failing.py").absolute()}", line 4, in <module>\n'
         "    prepare()\n"
         f'  File "{Path("failing.py").absolute()}", line 2, in prepare\n'
         "    return 1 / 0\n"
-        "           ~~^~~\n"
         "ZeroDivisionError: division by zero"
     )
     assert isinstance(failed.value.__cause__, ZeroDivisionError)
