@@ -351,7 +351,7 @@ def install(packages: Sequence[str]) -> None:
     """Install Debian's packages, and start no service of theirs."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        for arguments in (["update"], ["install", "-y", *packages]):
             _output(["apt-get", *arguments], environment)
 
 

@@ -17,7 +17,7 @@ from tests import rabbit
 
 Report = Callable[[str], None]
 
-PACKAGES = ("docker.io", "debootstrap", "cgroupfs-mount", "iptables", "ca-certificates", "xz-utils")
+PACKAGES = ("docker.io", "debootstrap")
 STARTUP_TIMEOUT = 60.0
 CGROUPS = Path("/sys/fs/cgroup")
 
