@@ -38,6 +38,7 @@ ENV PATH=/opt/leveret/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     LEVERET_LOG_FORMAT=json
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["leveret", "health"]
 
 # -- the coordinator: its catalog is on the volume ------------------------------------------------
 FROM service AS coordinator

@@ -53,6 +53,11 @@ class Service:
         state: dict[str, Any] = self.container.attrs["State"]
         return None if state["Running"] else int(state["ExitCode"])
 
+    @property
+    def health(self) -> str:
+        """What Docker's health check has found: `starting`, `healthy` or `unhealthy`."""
+        return docker("inspect", "--format", "{{.State.Health.Status}}", self.id)
+
     def text(self) -> str:
         """All that it has logged."""
         logs: bytes = self.container.logs()
@@ -104,6 +109,8 @@ class Site:
         self.folder = folder
         self.settings: dict[str, str] = {}
         """For the services to come."""
+        self.health_check: dict[str, Any] = {}
+        """What they have instead of the image's."""
         self._images = images
         self._network = network
         self._volume = volume
@@ -125,6 +132,7 @@ class Site:
             read_only=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
+            healthcheck=self.health_check,
         )
         service = Service(container)
         self._services.append(service)
