@@ -1,15 +1,30 @@
 """Logging: events with fields, through the standard library's loggers.
 
 A program that embeds leveret hears of warnings only, as of any library. A service calls
-`configure` and logs everything by structlog: lines for people on a terminal, JSON lines elsewhere.
+`configure` and logs everything: lines for people, or an object a line for machines.
 """
 
+import json
 import logging
+import re
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor
+    from structlog.typing import EventDict
+
+Format = Literal["auto", "text", "json"]
+"""`auto`: text on a terminal, JSON elsewhere."""
+VARIABLE = "LEVERET_LOG_FORMAT"
+
+Fields = Mapping[str, object]
+
+_PASSWORDS = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
+_OF_RECORDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_RESERVED = ("time", "level", "logger", "message", "exception")
 
 
 class EventLogger:
@@ -52,32 +67,107 @@ def get_logger(name: str) -> EventLogger:
     return EventLogger(name)
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send everything that is logged in this process to standard error, by structlog."""
+# -- in a service's process -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Process:
+    """How this process logs, if it is a service's."""
+
+    format: Literal["text", "json"] | None = None
+    context: Callable[[], Fields] = dict[str, object]
+
+
+_process = _Process()
+
+
+def configure(wanted: Format = "auto", level: int = logging.INFO) -> None:
+    """Send everything that is logged in this process to standard error, warnings as well."""
+    is_text = wanted == "text" or (wanted == "auto" and sys.stderr.isatty())
+    _process.format = "text" if is_text else "json"
+    handler = logging.StreamHandler()
+    handler.setFormatter(_for_people() if is_text else JsonLines())
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.captureWarnings(True)
+
+
+def format_in_use() -> Literal["text", "json"] | None:
+    """How this process logs; `None` if that is its program's affair."""
+    return _process.format
+
+
+def add_context(context: Callable[[], Fields]) -> None:
+    """Have these fields added to each line, as of the moment and the code that logs it."""
+    _process.context = context
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record, with its fields beside it, and no password of a URL."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+        line: dict[str, object] = {
+            "time": f"{moment.isoformat(timespec='milliseconds')}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": getattr(record, "leveret_event", None) or record.getMessage(),
+        }
+        for name, value in _fields(record).items():
+            line[f"{name}_" if name in _RESERVED else name] = value
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return redacted(_as_json(line))
+
+
+def _as_json(line: Fields) -> str:
+    try:
+        return json.dumps(line, default=str, allow_nan=False)
+    except (TypeError, ValueError):  # keys that are no texts; nan, which JSON doesn't know
+        return json.dumps(
+            {name: value if value is None else str(value) for name, value in line.items()}
+        )
+
+
+def redacted(text: str) -> str:
+    """Without the passwords of the URLs in it."""
+    return _PASSWORDS.sub(r"\1***@", text)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What stands beside the message: where it was logged, and what was given with it."""
+    given = {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _OF_RECORDS and not name.startswith("leveret_")
+    }
+    return {**_process.context(), **given, **getattr(record, "leveret_fields", {})}
+
+
+def _for_people() -> logging.Formatter:
+    """Lines by structlog, in colours on a terminal."""
     import structlog
 
-    if sys.stderr.isatty():
-        renderer: Processor = structlog.dev.ConsoleRenderer()
-    else:
-        renderer = structlog.processors.JSONRenderer(default=str)
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                _with_fields,
-                structlog.stdlib.add_log_level,
-                structlog.stdlib.add_logger_name,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-            ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    class Lines(structlog.stdlib.ProcessorFormatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return redacted(super().format(record))
+
+    return Lines(
+        foreign_pre_chain=[
+            _with_fields,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,  # renderers would show local variables
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
     )
-    logging.basicConfig(handlers=[handler], level=level, force=True)
 
 
 def _with_fields(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
     """The event and its fields apart again, for a renderer that can show them."""
     record: logging.LogRecord = event["_record"]
-    fields: dict[str, Any] = getattr(record, "leveret_fields", {})
-    return {**event, "event": getattr(record, "leveret_event", event["event"]), **fields}
+    text = getattr(record, "leveret_event", event["event"])
+    return {**event, "event": text, **_fields(record)}

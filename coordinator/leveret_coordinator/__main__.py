@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from leveret_broker import logs, tls
 from leveret_broker.command_line import hide_passwords
@@ -47,14 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--catalog", type=Path, default=Path(os.environ.get("LEVERET_CATALOG", "catalog.sqlite"))
     )
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        default=os.environ.get("LEVERET_STANDBY", "").lower() in ("1", "true", "yes", "on"),
+        help="if another coordinator has the catalog, wait and take over when it is gone",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(logs.Format),
+        default=os.environ.get(logs.VARIABLE) or "auto",
+        help="lines of text, or of JSON; auto: text on a terminal",
+    )
     parser.add_argument("--payload-store", default=os.environ.get("LEVERET_PAYLOAD_STORE"))
     options = parser.parse_args(arguments)
     url = options.url or os.environ.get("LEVERET_URL")
     if url is None:
         parser.error("give --url, or set LEVERET_URL")
-    logs.configure()
+    logs.configure(options.log_format)
     try:
-        settings = CoordinatorSettings(payload_store=options.payload_store)
+        settings = CoordinatorSettings(payload_store=options.payload_store, standby=options.standby)
         asyncio.run(serve(url, options.catalog, settings=settings))
     except (CatalogError, Misconfigured, tls.TlsProblem) as error:
         sys.stderr.write(f"{error}\n")

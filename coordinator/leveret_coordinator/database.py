@@ -18,7 +18,7 @@ from leveret_coordinator.errors import (
     CatalogUnavailable,
     NotACatalog,
 )
-from leveret_coordinator.lock import CatalogLock
+from leveret_coordinator.lock import CatalogLock, advice
 
 log = logs.get_logger("leveret.coordinator")
 
@@ -158,7 +158,7 @@ def _locked(path: Path) -> CatalogLock:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CatalogUnavailable(
-            f"The folder of the catalog {path} can't be made: {error.strerror}."
+            f"The folder of the catalog {path} can't be made: {error.strerror}.{advice(error)}"
         ) from error
     lock = CatalogLock(path)
     lock.acquire()
@@ -171,7 +171,7 @@ def _check_usable(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     except OSError as error:
         raise CatalogUnavailable(
-            f"The catalog {path} can't be used now: {error.strerror}."
+            f"The catalog {path} can't be used now: {error.strerror}.{advice(error)}"
         ) from error
 
 

@@ -17,10 +17,11 @@ async def wait_gone(transport: Transport, clock: Clock, *, within: float) -> Non
     A broker may take a moment to notice that a killed coordinator is gone. Raises
     `AnotherCoordinator` if one is still there after so many seconds.
     """
-    left = within
+    left, told = within, False
     while await _is_served(transport):
-        if left == within:
-            log.info("another coordinator is there, waiting for it to leave", seconds=within)
+        if not told:
+            told = True
+            log.info("another coordinator is there, waiting for it to leave")
         if left <= 0:
             raise AnotherCoordinator(
                 f"Another coordinator consumes {topology.REQUESTS.name!r} at this broker. Two with "

@@ -11,6 +11,7 @@ Rules:
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome
-from leveret_coordinator.errors import CatalogUnavailable
+from leveret_coordinator.errors import CatalogInUse, CatalogUnavailable
 from leveret_coordinator.facts import Message, needs_of
 from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.hesitation import Hesitation
@@ -129,14 +130,12 @@ class CoordinatorService:
         broker, a `TransportError` if the broker can't be used; then nothing is left running.
         """
         self._watch.does("starts, and opens its catalog")
-        self._catalog = await Catalog.open(self._catalog_path, self._connect)
+        self._catalog = await self._open()
         try:
             self._watch.does("starts, and declares its queues")
             await self._declare_all()
             self._watch.does("waits for another coordinator at this broker to leave")
-            await predecessor.wait_gone(
-                self._transport, self._clock, within=self._settings.predecessor_leaves_within
-            )
+            await predecessor.wait_gone(self._transport, self._clock, within=self._patience)
             # Above all that earlier starts have told a worker.
             self._generation = await self._catalog.count_start() << 32
             if not self._transport.is_durable:
@@ -160,6 +159,27 @@ class CoordinatorService:
             raise
         self._watch.serves()
         log.info("coordinator ready", catalog=str(self._catalog_path or "in memory"))
+
+    async def _open(self) -> Catalog:
+        """The catalog. A standby waits for it."""
+        told = False
+        while True:
+            try:
+                return await Catalog.open(self._catalog_path, self._connect)
+            except CatalogInUse as error:
+                if not self._settings.standby:
+                    raise
+                self._watch.does(f"stands by: {error}")
+                if not told:
+                    log.info("coordinator stands by", reason=str(error))
+                    told = True
+            await self._clock.sleep(self._settings.look_for_catalog_every)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that another coordinator at this broker has for leaving."""
+        within = self._settings.predecessor_leaves_within
+        return math.inf if self._settings.standby else within
 
     async def stop(self) -> None:
         """Finish the batch under way, give back the others, and close the catalog."""

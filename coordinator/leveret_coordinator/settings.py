@@ -43,6 +43,10 @@ class CoordinatorSettings:
     a crash, which loses nothing."""
     predecessor_leaves_within: float = 10.0
     """How long a start waits for the broker to notice that a killed coordinator is gone."""
+    standby: bool = False
+    """A start waits for another coordinator to let go of the catalog, in place of failing."""
+    look_for_catalog_every: float = 0.25
+    """How often it looks meanwhile."""
     payload_store: str | None = None
     """The URL of the store whose unreferred payloads are removed; none is cleaned without one."""
     payload_grace: float = 3600.0

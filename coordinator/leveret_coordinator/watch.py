@@ -39,8 +39,8 @@ class Watch:
             self._busy_since = self._clock.now()
 
     def rests(self) -> None:
-        """It waits for something to do."""
-        self._busy_since = None
+        """It waits for something to do: what had failed is done."""
+        self.succeeded()
 
     def failed(self, error: Exception) -> None:
         """A step failed, and will be tried again."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -83,6 +83,19 @@ _connection: ContextVar["Connection | None"] = ContextVar("leveret_connection", 
 def current_run() -> RunContext | None:
     """The run that the calling code belongs to, `None` outside of runs."""
     return _run.get()
+
+
+def log_fields() -> Mapping[str, object]:
+    """What a line that is logged here says of the run that it belongs to, if any."""
+    run = _run.get()
+    if run is None:
+        return {}
+    return {
+        "run": run.run,
+        "attempt": run.attempt,
+        "project": run.project,
+        "definition": run.definition,
+    }
 
 
 def current_step() -> str | None:

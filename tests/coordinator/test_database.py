@@ -115,7 +115,7 @@ async def test_a_path_that_can_not_be_a_file_is_refused_in_plain_words(tmp_path:
 
 async def test_a_catalog_in_use_is_refused_naming_the_holder(path: Path) -> None:
     catalog = await Catalog.open(path)
-    with pytest.raises(CatalogInUse, match=f"{os.getpid()}@{socket.gethostname()}"):
+    with pytest.raises(CatalogInUse, match=f"process {os.getpid()} on host {socket.gethostname()}"):
         await Catalog.open(path)
     await catalog.close()
     await (await Catalog.open(path)).close()

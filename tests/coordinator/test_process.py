@@ -81,7 +81,9 @@ async def test_a_catalog_in_use_ends_the_second_coordinator_with_a_plain_sentenc
             async with _coordinator(rabbit_vhost_url, catalog) as second:
                 _, printed = await second.communicate()
                 assert second.returncode == 2
-            assert f"in use by another coordinator ({first.pid}@" in printed.decode()
+            assert (
+                f"in use by another coordinator (process {first.pid} on host " in printed.decode()
+            )
             assert "Traceback" not in printed.decode()
     finally:
         await transport.close()

@@ -23,8 +23,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from leveret.context import RunContext
+from leveret.context import RunContext, log_fields
 from leveret.sealing import PayloadOptions, Sealer
+from leveret_broker import logs
 from leveret_worker import frames
 from leveret_worker.code import Loaded
 from leveret_worker.errors import Terminated
@@ -55,6 +56,9 @@ class Child:
             return
         self._setup = frames.unpack_setup(setup)
         self._sealer = Sealer(self._setup.keys, self._setup.payloads)
+        if self._setup.logs is not None:
+            logs.configure(self._setup.logs)
+            logs.add_context(log_fields)
         self._sock.sendall(frames.READY)
         while order := self._receive():
             ending = self._execute(frames.unpack_order(order))

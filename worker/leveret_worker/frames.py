@@ -10,7 +10,7 @@ means that the child shall end. The frames never leave the machine, nor the vers
 import os
 import struct
 from dataclasses import astuple, dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgpack
 
@@ -41,6 +41,8 @@ class Setup:
     payloads: PayloadOptions
     grace: float
     """Seconds that user code has to unwind after its parent died."""
+    logs: Literal["text", "json"] | None = None
+    """How the worker logs; `None` if that is its program's affair."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +71,16 @@ def pack_setup(setup: Setup) -> bytes:
     ring = setup.keys
     payloads = astuple(setup.payloads)
     keys = ring and (ring.keys, ring.encrypts, ring.accepts_unsigned)
-    return _pack((keys, payloads, setup.grace))
+    return _pack((keys, payloads, setup.grace, setup.logs))
 
 
 def unpack_setup(frame: bytes) -> Setup:
-    ring, payloads, grace = msgpack.unpackb(frame)
+    ring, payloads, grace, logs = msgpack.unpackb(frame)
     return Setup(
         keys=ring and Keyring(keys=tuple(ring[0]), encrypts=ring[1], accepts_unsigned=ring[2]),
         payloads=PayloadOptions(**dict(zip(_PAYLOADS, payloads, strict=True))),
         grace=grace,
+        logs=logs,
     )
 
 

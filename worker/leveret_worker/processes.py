@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from leveret.keys import Keyring
 from leveret.sealing import PayloadOptions
+from leveret_broker import logs
 from leveret_broker.lifecycle import LoopMailbox
 from leveret_worker.children import Child, Exit
 from leveret_worker.errors import ChildDied, ChildNotStarted, PoolStopped
@@ -97,7 +98,12 @@ class ProcessPool:
         `start_timeout`: seconds after which a child that has not come up is killed.
         """
         self._size = size
-        self._setup = Setup(keys=keys, payloads=payloads or PayloadOptions(), grace=grace)
+        self._setup = Setup(
+            keys=keys,
+            payloads=payloads or PayloadOptions(),
+            grace=grace,
+            logs=logs.format_in_use(),
+        )
         self._start_timeout = start_timeout
         self._mailbox: LoopMailbox | None = None
         self._workers: set[_Worker] = set()

@@ -5,11 +5,13 @@ identified, 4 coordinator unreachable. Errors are one paragraph on standard erro
 the traceback.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 import click
+from click.core import ParameterSource
 
 from leveret.errors import (
     AppError,
@@ -22,6 +24,7 @@ from leveret.errors import (
     SettingError,
     StateError,
 )
+from leveret_broker import logs
 from leveret_broker.command_line import hide_passwords
 from leveret_broker.errors import BrokerBlocked, Expired, TransportUnreachable
 
@@ -85,10 +88,7 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        else:
-            explain(error)
+        explain(error, with_traceback=_wants_tracebacks(arguments))
         return exit_code(error)
     return result if isinstance(result, int) else DONE
 
@@ -114,10 +114,34 @@ def exit_code(error: Exception) -> int:
             return RUN_FAILED
 
 
-def explain(error: Exception) -> None:
-    """Tell an error as one paragraph on standard error."""
-    if isinstance(error, click.ClickException):
+def explain(error: Exception, *, with_traceback: bool = False) -> None:
+    """Tell an error as one paragraph on standard error, or as a line of the logs of a service."""
+    if isinstance(error, click.BadParameter):
+        _name_variable(error)
+    if logs.format_in_use() == "json":
+        text = str(error) or type(error).__name__
+        if isinstance(error, click.ClickException):
+            text = error.format_message()
+        log = logs.get_logger("leveret")
+        (log.exception if with_traceback else log.error)("ended by an error", reason=text)
+    elif with_traceback:
+        traceback.print_exc()
+    elif isinstance(error, click.ClickException):
         error.show()
     else:
         text = str(error) or type(error).__name__
         click.echo(f"leveret: {text}", err=True)
+
+
+def _name_variable(error: click.BadParameter) -> None:
+    """Say where a bad value came from, if nobody typed it."""
+    parameter, context = error.param, error.ctx
+    if parameter is None or context is None or not isinstance(parameter.envvar, str):
+        return
+    if context.get_parameter_source(parameter.name or "") is ParameterSource.ENVIRONMENT:
+        error.param_hint = parameter.envvar
+
+
+def _wants_tracebacks(arguments: Sequence[str]) -> bool:
+    said = os.environ.get("LEVERET_DEBUG", "").lower()
+    return "--debug" in arguments or said in ("1", "true", "yes", "on")

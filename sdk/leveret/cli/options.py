@@ -1,14 +1,18 @@
 """Options that several commands share. Each has its variable in the environment."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from leveret.client import Client, connect
+from leveret.errors import AppError, SettingError
 from leveret.keys import Keyring
 from leveret.settings import settings
+from leveret_broker import logs
 
 LONGEST = 7 * 86400.0
 """Seconds that an option may say at most."""
@@ -90,6 +94,38 @@ def slots(command: F) -> F:
         type=click.IntRange(min=1),
         help="Tasks at a time, 32 if not set.  [LEVERET_SLOTS]",
     )(command)
+
+
+@contextmanager
+def naming(parameter: str, variable: str) -> Generator[None]:
+    """What is wrong with a parameter is said of its variable, if that is where it came from."""
+    try:
+        yield
+    except (AppError, SettingError) as error:
+        source = click.get_current_context().get_parameter_source(parameter)
+        if source is ParameterSource.ENVIRONMENT:
+            raise type(error)(f"{variable}: {error}") from error
+        raise
+
+
+def log_format(command: F) -> F:
+    """`--log-format`, how a service logs; from here on, errors in its options included."""
+    return click.option(
+        "--log-format",
+        envvar=logs.VARIABLE,
+        type=click.Choice(get_args(logs.Format)),
+        default="auto",
+        show_default=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_configure_logs,
+        help=f"Lines of text, or of JSON; auto: text on a terminal.  [{logs.VARIABLE}]",
+    )(command)
+
+
+def _configure_logs(ctx: click.Context, _: click.Parameter, value: logs.Format) -> None:
+    if not ctx.resilient_parsing:
+        logs.configure(value)
 
 
 def need_url(url: str | None) -> str:

@@ -17,6 +17,7 @@ import click
 from leveret.cli import options
 from leveret.client import checked_project
 from leveret.connection import DEFAULT_PROJECT
+from leveret.context import log_fields
 from leveret.definitions import Definition
 from leveret.errors import CoordinatorUnreachable, SettingError, StateError
 from leveret.sealing import RENEW_AFTER
@@ -49,6 +50,13 @@ COORDINATOR = CoordinatorSettings()
     show_default=True,
     help="The catalog's SQLite file; made if it is not there.  [LEVERET_CATALOG]",
 )
+@click.option(
+    "--standby",
+    is_flag=True,
+    envvar="LEVERET_STANDBY",
+    help="If another coordinator has the catalog, wait and take over when it is gone.  "
+    "[LEVERET_STANDBY]",
+)
 @options.seconds(
     "--worker-silent-after",
     COORDINATOR.worker_silent_after,
@@ -68,8 +76,10 @@ COORDINATOR = CoordinatorSettings()
     least=3 * RENEW_AFTER,
 )
 @options.url
+@options.log_format
 def coordinator(
     catalog: Path,
+    standby: bool,
     worker_silent_after: float,
     worker_gone_after: float,
     payload_store: str | None,
@@ -80,13 +90,13 @@ def coordinator(
 
     What a lost worker executed is handed to another.
     """
-    logs.configure()
     broker = options.need_url(url)
     given = CoordinatorSettings(
         worker_silent_after=worker_silent_after,
         worker_gone_after=worker_gone_after,
         payload_store=payload_store,
         payload_grace=payload_grace,
+        standby=standby,
     )
 
     def make() -> tuple[RabbitTransport, CoordinatorService]:
@@ -97,7 +107,7 @@ def coordinator(
 
 
 @click.command()
-@click.argument("app", nargs=-1)
+@click.argument("app", nargs=-1, envvar="LEVERET_APP")
 @click.option(
     "--accept-code",
     is_flag=True,
@@ -125,6 +135,7 @@ def coordinator(
     "Tasks under way at a SIGTERM may take this long to end.",
     above_zero=False,
 )
+@options.log_format
 def worker(
     app: tuple[str, ...],
     accept_code: bool,
@@ -139,20 +150,25 @@ def worker(
 ) -> None:
     """Serve the tasks and workflows in APP's modules or files.
 
+    LEVERET_APP names them as well, separated by spaces.
+
     With --accept-code, whoever has the project's key can run code here; APP may be left out then.
 
     SIGTERM drains: tasks under way may end, what has not started goes back. A second one stops
     at once.
     """
-    logs.configure()
+    logs.add_context(log_fields)
     if not app and not accept_code:
         raise click.UsageError(
-            "nothing to serve: name a module or a file (APP), or serve what is shipped to the "
-            "project (--accept-code)"
+            "nothing to serve: name a module or a file with tasks or workflows (APP, or "
+            "LEVERET_APP), or serve what is shipped to the project (--accept-code, or "
+            "LEVERET_ACCEPT_CODE=1)"
         )
     given = options.need_url(url)
-    definitions = load(app)
-    served = checked_project(project) or DEFAULT_PROJECT
+    with options.naming("app", "LEVERET_APP"):
+        definitions = load(app)
+    with options.naming("project", "LEVERET_PROJECT"):
+        served = checked_project(project) or DEFAULT_PROJECT
     keys = options.keyring()
     payloads = settings().payloads(payload_store)
 
