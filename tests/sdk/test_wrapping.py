@@ -140,6 +140,23 @@ def test_bombs_are_refused_before_they_unpack(data: bytes) -> None:
         assert peak_of_reading(data, keys) < 3
 
 
+def test_what_unpacks_to_another_size_than_it_says_is_refused() -> None:
+    packed = zstandard.ZstdCompressor().compress(b"\xc0\xc0")
+    for size in (1, 3):
+        with pytest.raises(PayloadError, match="unpack to another size than it says"):
+            unsealed(laid_out(packed, unpacked=size), None)
+
+
+@pytest.mark.parametrize("keys", [KEYS, ENCRYPTING, None], ids=["signed", "encrypted", "unsigned"])
+def test_nothing_can_be_hidden_between_or_behind_the_parts(keys: Keyring | None) -> None:
+    data = sealed([b"a" * 70_001, b"b" * 70_001], keys)
+    assert unsealed(data, keys) == [b"a" * 70_001, b"b" * 70_001]
+    second = len(data) - 70_001 - (encryption.TAG if keys is ENCRYPTING else 0)
+    for hidden in (data + b"\0", data[: second - 1] + b"x" + data[second:]):
+        with pytest.raises(PayloadError, match="its parts don't fill it"):
+            unsealed(hidden, keys)
+
+
 def test_what_somebody_without_a_key_packs_is_what_somebody_without_a_key_unpacks() -> None:
     for size in (100_000, compression.MOST_UNVERIFIED - 99, compression.MOST_UNVERIFIED + 64_000):
         assert unsealed(sealed("0" * size, None), None) == "0" * size
