@@ -13,7 +13,7 @@ from typing import Any
 from leveret_broker.errors import TransportError
 from leveret_broker.messages import Explain, Explanation, Refused, Reply
 from leveret_broker.transport import Transport
-from leveret_coordinator import interventions, submissions
+from leveret_coordinator import submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
@@ -33,8 +33,7 @@ async def answer(
     """The explanation, or a `Refused` if there is no such run here."""
     explaining = _Explaining(catalog, transport, now=now, alive_since=alive_since)
     try:
-        row = await explaining.row(question.run)
-        interventions.check_project(question.run, row["project"], question.project)
+        row = await explaining.row(question.run, question.project)
     except RequestRefused as refusal:
         return Refused(request=question.request, code=refusal.code, message=str(refusal))
     sentences, chain = await explaining.explain(row)
@@ -68,11 +67,12 @@ class _Explaining:
         self._now = now
         self._alive_since = alive_since
 
-    async def row(self, run: str) -> Any:
+    async def row(self, run: str, project: str | None) -> Any:
         """Raises `UnknownRun`."""
         for row in await self._catalog.rows("run_row", run=run):
-            return row
-        raise UnknownRun(submissions.unknown(run))
+            if project in (None, row["project"]):
+                return row
+        raise UnknownRun(submissions.unknown(run, project))
 
     async def explain(self, row: Any) -> tuple[list[str], list[str]]:
         """Sentences, and the runs that they lead along."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from leveret_broker.messages import Submission
-from leveret_coordinator import ending, opening, states
+from leveret_coordinator import confinement, ending, opening, states
 from leveret_coordinator.errors import Invalid, Unready
 from leveret_coordinator.ledger import Ledger
 from leveret_coordinator.records import Run
@@ -28,12 +28,13 @@ def check(submission: Submission, project: str, ledger: Ledger) -> None:
     """Raises `Unready` if an input is still to come, `Invalid` if it can be none."""
     for made in submission.inputs:
         run = ledger.run(made)
-        if run is None:
+        is_hidden = submission.confined and confinement.is_foreign(run, project)
+        if run is None or is_hidden:
             raise Unready(f"The run {made}, an input of {submission.run}, is not here yet.")
         if run.project != project:
             raise Invalid(
-                f"The run {made} can't be an input of {submission.run}: it belongs to the project "
-                f"{run.project!r}, and that to {project!r}."
+                f"The run {made} can't be an input of {submission.run}: it is not of the project "
+                f"{project!r}."
             )
         _check_round(run, submission)
 

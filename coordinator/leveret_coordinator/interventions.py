@@ -144,20 +144,12 @@ def _other_version(run: Run, version: str, ledger: Ledger) -> Definition:
 
 
 def _named(run_id: str, project: str | None, ledger: Ledger) -> Run:
-    """The run that a person named. Raises what says why there is none."""
+    """The run that a person named. Raises `UnknownRun`, for one of another project as well: whose
+    it is, and that it exists, is not for everybody to know."""
     run = ledger.run(run_id)
-    if run is None:
-        raise UnknownRun(submissions.unknown(run_id))
-    check_project(run.id, run.project, project)
+    if run is None or confinement.is_foreign(run, project):
+        raise UnknownRun(submissions.unknown(run_id, project))
     return run
-
-
-def check_project(run: str, its: str, known: str | None) -> None:
-    """Raises `Unidentified` if the run belongs to another project than the known one."""
-    if known is not None and its != known:
-        raise Unidentified(
-            f"The run {run} belongs to the project {its!r}, but the project here is {known!r}."
-        )
 
 
 def _refuse(session: str, request: str | None, refusal: RequestRefused, ledger: Ledger) -> None:

@@ -57,9 +57,10 @@ def attach(message: Attach, ledger: Ledger) -> None:
             _tell_end(run, message.session, ledger)
 
 
-def unknown(run: str) -> str:
-    """What is told of a run that does not exist."""
-    return f"There is no run {run!r} in this catalog. `leveret runs list` shows those that exist."
+def unknown(run: str, project: str | None = None) -> str:
+    """What is told of a run that does not exist, or not for those who know this project only."""
+    where = "in this catalog" if project is None else f"of the project {project!r} in this catalog"
+    return f"There is no run {run!r} {where}. `leveret runs list` shows those that exist."
 
 
 def _found_or_made(submission: Submission, ledger: Ledger) -> Run:

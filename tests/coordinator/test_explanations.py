@@ -317,5 +317,6 @@ async def test_a_run_of_another_project_is_refused(scene: _Scene) -> None:
     await scene.submit(R1)
     refused = await scene.ask(R1, project="q")
     assert isinstance(refused, Refused)
-    assert refused.code == "unidentified"
+    assert refused.code == "unknown-run"
+    assert "There is no run" in refused.message
     assert isinstance(await scene.ask(R1, project="p"), Explanation)

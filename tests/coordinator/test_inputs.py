@@ -223,7 +223,25 @@ async def test_a_run_of_another_project_is_no_input(scene: Scene) -> None:
     [told] = _told(await scene.submit(_asked(C, D)))
     assert isinstance(told, Rejected)
     assert told.code == "invalid"
-    assert "belongs to the project 'q'" in told.message
+    assert told.message.endswith("it is not of the project 'p'.")
+
+
+async def test_for_users_of_one_project_an_input_of_another_is_one_that_never_comes(
+    scene: Scene,
+) -> None:
+    await scene.apply(
+        build.register(build.spec("other"), project="q"),
+        build.submit(build.submission(D, "q:other:1")),
+    )
+    refusals: list[Rejected] = []
+    for made in (D, B):
+        asked = _asked(C, made).model_copy(update={"project": "p", "confined": True})
+        [told] = _told(await scene.submit(asked))
+        assert isinstance(told, Rejected)
+        refusals.append(told)
+    there, nowhere = refusals
+    assert there.code == nowhere.code == "unready"
+    assert there.message.replace(D, B) == nowhere.message
 
 
 # -- failing --------------------------------------------------------------------------------------

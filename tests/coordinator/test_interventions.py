@@ -180,7 +180,9 @@ def test_whatever_has_not_ended_can_be_cancelled_once(state: RunState) -> None:
 
 
 @pytest.mark.parametrize("request_", [Cancel, Retry])
-def test_a_run_of_another_project_is_left_alone(request_: type[Cancel | Retry]) -> None:
+def test_a_run_of_another_project_is_left_alone_as_if_there_were_none(
+    request_: type[Cancel | Retry],
+) -> None:
     there = run(ROOT, "parked")
     given = facts(there, below=((ROOT, there),))
     if request_ is Cancel:
@@ -188,12 +190,11 @@ def test_a_run_of_another_project_is_left_alone(request_: type[Cancel | Retry]) 
     else:
         message = Retry(session="s", request="c", run=ROOT, project="q")
     decision = decide(given, message)
+    assert replies(decision) == replies(decide(facts(), message))
     [reply] = replies(decision)
     assert isinstance(reply, Refused)
-    assert (reply.request, reply.code) == ("c", "unidentified")
-    assert reply.message == (
-        f"The run {ROOT} belongs to the project 'p', but the project here is 'q'."
-    )
+    assert (reply.request, reply.code) == ("c", "unknown-run")
+    assert f"There is no run {ROOT!r} of the project 'q'" in reply.message
     assert not decision.writes
 
 

@@ -73,6 +73,9 @@ async def use() -> None:
     assert_type(await other(), str)
     assert_type(await asyncio.wait_for(configured(1), 5), bytes)
     assert_type(await leveret.gather([plain(1), plain(2)]), list[float])
+    assert_type(leveret.result_of(configured(1)), bytes)
+    assert_type(await plain(leveret.result_of(configured(1)).count(b"")), float)
+    assert_type(await flow([leveret.result_of(plain(1)).__trunc__()]), list[float])
     assert_type(leveret.map(configured, [1, 2], limit=2), AsyncIterator[bytes])
     assert_type(await leveret.watch(flow([1])), list[float])
     assert_type(patient.options(retries=1)(1), Call[bytes])
@@ -112,6 +115,8 @@ async def use() -> None:
     plain(1, c=2)  # wrong
     plain()  # wrong
     plain.fn("one")  # wrong
+    plain(leveret.result_of(configured(1)))  # wrong
+    leveret.result_of(1)  # wrong
     configured(a=None)  # wrong
     text: str = await configured(1)  # wrong
     asyncio.run(plain)  # wrong
