@@ -74,7 +74,7 @@ async def test_a_task_that_never_lets_go_costs_no_heartbeat(
     site: Site, tmp_path: Path, name: str
 ) -> None:
     started = tmp_path / "started"
-    run = invocation("run_1", [str(started)], timeout=90)
+    run = invocation("run_1", [str(started)], timeout=150)
     await site.coordinator.submit(f"p:{name}:0", run)
     pid = int(await asyncio.to_thread(text_in, started))
     assert topology.HEARTBEAT_EVERY / 2 < await site.longest_silence(70) < SILENT_AFTER
