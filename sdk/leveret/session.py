@@ -124,9 +124,13 @@ class Session:
 
     async def stop(self) -> None:
         """Send what waits, close the reply queue, and fail what is still unanswered."""
+        await asyncio.sleep(0)  # what was asked of it before, from any thread, comes first
         self._send_waiting()
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=STOP_WITHIN)
+        self._send_cancels()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN):
+                while self._sending:  # a cancellation follows the submission that it is of
+                    await asyncio.wait(self._sending)
         self._stopped = True
         for task in self._sending:
             task.cancel()

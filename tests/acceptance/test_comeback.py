@@ -91,6 +91,21 @@ async def test_what_is_cancelled_before_there_is_a_worker_is_never_executed(
                 await client.run(run).result()
 
 
+@pytest.mark.parametrize("arguments", [[], ["connected"]], ids=["default", "connected"])
+async def test_an_interrupted_program_has_what_it_awaits_cancelled(
+    site: DurableSite, arguments: list[str]
+) -> None:
+    site.together(COORDINATOR, ("worker", HELD))
+    program = site.start_module(f"{APPS}.awaiting", *arguments)
+    await becomes(lambda: len(site.lines("start")) >= 5, "the tree executes")
+    program.signal(signal.SIGINT)
+    assert program.wait() in (1, -signal.SIGINT)
+    async with site.client() as client:
+        [root] = await client.runs(roots_only=True)
+        await reaches(client, root.id, "cancelled")
+        assert {run.state for run in await below(client, root.id)} == {"cancelled"}
+
+
 async def abandoned(client: Client) -> str:
     """A run that is cancelled because who awaited it was."""
     seen = {row.id for row in await client.runs()}

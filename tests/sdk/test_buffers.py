@@ -270,7 +270,7 @@ LIST_OF_ONE = ["<i8", [1], "C"]
 )
 def test_references_that_nobody_wrote_are_refused(data: bytes) -> None:
     with pytest.raises(PayloadError, match="damaged"):
-        unsealed(data)
+        unsealed(data, dataclasses.replace(KEYS, accepts_unsigned=True))
 
 
 def test_every_buffer_is_covered_by_the_signature() -> None:

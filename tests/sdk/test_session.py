@@ -278,6 +278,28 @@ async def test_a_run_that_is_cancelled_while_its_submission_is_held_up_is_cancel
     assert await site.state(submission.run) == "cancelled"
 
 
+@pytest.mark.parametrize("is_held_up", [False, True], ids=["accepted", "on its way"])
+async def test_what_is_cancelled_right_before_the_session_stops_is_cancelled(
+    site: Site, is_held_up: bool
+) -> None:
+    """A program that is interrupted cancels what it awaits, and ends."""
+    caller = site.new_session()
+    await caller.start()
+    submission = site.submission()
+    if is_held_up:
+        site.broker.block()
+    pending = caller.submit(submission)
+    if is_held_up:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.1, site.broker.unblock)
+    else:
+        await accepted(pending)
+    caller.cancel(submission.run)
+    await caller.stop()
+    assert await site.state(submission.run) == "cancelled"
+
+
 async def test_a_run_that_is_cancelled_before_it_was_sent_is_never_sent(site: Site) -> None:
     submission = site.submission()
     pending = site.session.submit(submission)
