@@ -143,3 +143,23 @@ def test_what_can_not_be_meant_ends_a_service_at_once(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_worker_with_another_key_names_the_key_that_it_lacks_and_goes_on(
+    app_site: tuple[Site, str],
+) -> None:
+    site, folder = app_site
+    ours, theirs = (site.run("key", "new").stdout.strip() for _ in range(2))
+    site.coordinator()
+    worker = site.worker("app.py", LEVERET_KEY=theirs, LEVERET_RUN_DIR=folder)
+    ids = site.run("key", "ids", LEVERET_KEY=ours).stdout.split()
+    done = site.run("run", "answer", LEVERET_KEY=ours)
+    assert done.returncode == 1
+    for told in (done.stderr, worker.text()):
+        assert "it was signed with the key " in told
+        assert any(f"with the key {each}, which this process doesn't have" in told for each in ids)
+        assert ours not in told
+        assert theirs not in told
+    assert "a payload could not be read or made" in worker.text()
+    assert site.run("run", "answer", LEVERET_KEY=theirs).stdout == "42\n"
+    assert site.run("health", LEVERET_RUN_DIR=folder).returncode == 0
