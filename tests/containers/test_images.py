@@ -32,7 +32,7 @@ async def test_services_run_without_rights_answer_from_outside_and_stop_with_0(
     for service in (worker, coordinator):
         assert service.printed("id", "-u") == NOBODY
         for line in service.text().splitlines():
-            assert json.loads(line)["event"]
+            assert json.loads(line)["message"]
         assert service.stop() == 0, service.text()
 
 

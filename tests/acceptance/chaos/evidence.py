@@ -90,7 +90,7 @@ def refused(logs: Iterable[Path]) -> list[Refused]:
         for line in log.read_text().splitlines():
             with suppress(json.JSONDecodeError):
                 told = json.loads(line)
-                if told["event"] == "outcome refused":
+                if told["message"] == "outcome refused":
                     fields = {name: told[name] for name in ("run", "attempt", "started_at")}
                     found.append(Refused(**fields))
     return found
