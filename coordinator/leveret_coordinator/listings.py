@@ -6,7 +6,6 @@ from typing import Any
 from leveret_broker.identifiers import is_database_id, version_order
 from leveret_broker.messages import (
     AttemptRow,
-    DefinitionRecord,
     DefinitionRow,
     ListDefinitions,
     ListRuns,
@@ -19,7 +18,6 @@ from leveret_broker.messages import (
     Tree,
     WorkerRow,
 )
-from leveret_broker.topology import work_queue_name
 from leveret_coordinator import confinement, provisions, resolution, rows, submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
@@ -49,7 +47,7 @@ async def _definitions(question: ListDefinitions, catalog: Catalog, alive_since:
     return Rows(
         request=question.request,
         definitions=tuple(
-            DefinitionRow(definition=_definition_record(row), workers=row["workers"])
+            DefinitionRow(definition=rows.definition_message(row), workers=row["workers"])
             for row in found
         ),
     )
@@ -133,19 +131,6 @@ async def _definition_ids(question: ListRuns, catalog: Catalog) -> list[str]:
     if named and not is_database_id(text):
         return named
     return [resolution.resolve(text, project=question.project, known=known).id]
-
-
-def _definition_record(row: Any) -> DefinitionRecord:
-    return DefinitionRecord(
-        id=row["id"],
-        project=row["project"],
-        kind=row["kind"],
-        name=row["name"],
-        version=row["version"],
-        queue=work_queue_name(row["project"], row["name"], row["version"]),
-        description=row["description"],
-        registered_at=row["registered_at"],
-    )
 
 
 def run_row(

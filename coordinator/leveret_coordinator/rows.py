@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from leveret_broker.messages import AttemptRow, CodeRef, Failure, Finished, RunOptions
+from leveret_broker.messages import (
+    AttemptRow,
+    CodeRef,
+    DefinitionRecord,
+    Failure,
+    Finished,
+    RunOptions,
+)
 from leveret_broker.references import names_in
 from leveret_broker.topology import work_queue_name
 from leveret_coordinator.records import (
@@ -263,6 +270,21 @@ def code_of(row: Any) -> CodeRef | None:
     """What was shipped of a definition, or for a run."""
     text = row["code"]
     return None if text is None else CodeRef.model_validate_json(text)
+
+
+def definition_message(row: Any, code: CodeRef | None = None) -> DefinitionRecord:
+    """A definition as it is told."""
+    return DefinitionRecord(
+        id=row["id"],
+        project=row["project"],
+        kind=row["kind"],
+        name=row["name"],
+        version=row["version"],
+        queue=work_queue_name(row["project"], row["name"], row["version"]),
+        description=row["description"],
+        registered_at=row["registered_at"],
+        code=code,
+    )
 
 
 def _json(value: RunOptions | CodeRef | None) -> str | None:

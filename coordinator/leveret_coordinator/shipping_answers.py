@@ -1,17 +1,13 @@
 """Answers to workers that accept code: what was shipped to their project, and the code itself."""
 
-from typing import Any
-
 from leveret_broker.messages import (
     Code,
-    DefinitionRecord,
     FetchCode,
     ListShipped,
     Refused,
     Reply,
     Shipped,
 )
-from leveret_broker.topology import work_queue_name
 from leveret_coordinator import rows
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import Invalid
@@ -46,7 +42,9 @@ async def _shipped(
     )
     return Shipped(
         request=question.request,
-        definitions=tuple(map(_record, found[:MOST_SHIPPED])),
+        definitions=tuple(
+            rows.definition_message(row, rows.code_of(row)) for row in found[:MOST_SHIPPED]
+        ),
         has_more=len(found) > MOST_SHIPPED,
     )
 
@@ -60,17 +58,3 @@ async def _code(question: FetchCode, catalog: Catalog) -> Code | Refused:
         )
         return Refused(request=question.request, code=Invalid.code, message=text)
     return Code(request=question.request, body=body)
-
-
-def _record(row: Any) -> DefinitionRecord:
-    return DefinitionRecord(
-        id=row["id"],
-        project=row["project"],
-        kind=row["kind"],
-        name=row["name"],
-        version=row["version"],
-        queue=work_queue_name(row["project"], row["name"], row["version"]),
-        description=row["description"],
-        registered_at=row["registered_at"],
-        code=rows.code_of(row),
-    )

@@ -35,6 +35,7 @@ from leveret.keys import Keyring, load_key, load_keyring, new_key
 from leveret.layout import Flag
 from leveret.origin import Origin
 from leveret.payload import Context
+from tests.sdk.everything import texts, zones
 from tests.sdk.forging import laid_out
 
 KEYS = load_keyring(new_key())
@@ -70,15 +71,6 @@ def looks(value: Any) -> object:
     return kind, repr(value)
 
 
-texts = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too
-zones = st.none() | st.sampled_from(
-    [
-        dt.UTC,
-        dt.timezone(dt.timedelta(hours=-3, minutes=-30)),
-        dt.timezone(dt.timedelta(hours=2), "Sommerzeit"),
-        ZoneInfo("Europe/Berlin"),
-    ]
-)
 hashables = (
     st.none()
     | st.booleans()
