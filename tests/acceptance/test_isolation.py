@@ -3,6 +3,7 @@
 import asyncio
 import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 from aiormq import exceptions
 
 import leveret
+from leveret.keys import new_key
 from leveret_broker import codec, topology
 from leveret_broker import messages as m
 from leveret_broker.identifiers import new_id
@@ -142,6 +144,47 @@ async def test_both_projects_work_with_nothing_but_what_they_were_granted(place:
             assert {row.project for row in await connected.workers()} == {project}
             assert {row.definition.project for row in await connected.definitions()} == {project}
         assert f"from-{user}" in notes(site)
+
+
+SCRIPT = """
+import asyncio
+
+import leveret
+from leveret import define
+
+@define.task
+def double(n: int) -> int:
+    return 2 * n
+
+@define.workflow
+async def total(numbers: list[int]) -> int:
+    return sum([await double(n) for n in numbers])
+
+async def main() -> None:
+    async with leveret.connect():
+        print(await total([1, 2]), await double(leveret.result_of(double(1))))
+
+asyncio.run(main())
+"""
+
+
+def test_code_is_shipped_and_executed_with_nothing_but_what_was_granted(place: Place) -> None:
+    place.grant("e", "emil")
+    folder = place.admin.folder / "of-emil"
+    folder.mkdir()
+    emil, key = Site(place.broker.url_of("emil"), folder), new_key()
+    try:
+        generic = emil.worker("--project", "e", "--accept-code", name="generic", LEVERET_KEY=key)
+        (folder / "script.py").write_text(SCRIPT)
+        for _ in range(2):
+            ours = {"LEVERET_PROJECT": "e", "LEVERET_KEY": key}
+            done = emil.execute([sys.executable, "script.py"], 2 * PATIENCE, **ours)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.split() == ["6", "4"]
+        assert generic.exit_code is None
+        assert "ACCESS_REFUSED" not in generic.text()
+    finally:
+        emil.close()
 
 
 async def test_work_goes_on_after_everything_was_cut_off_or_started_again(
@@ -547,6 +590,7 @@ def test_without_the_management_api_the_command_to_run_is_told(place: Place) -> 
     assert printed.returncode == 0
     assert printed.stdout.startswith("rabbitmqctl set_permissions -p / anna ")
     assert printed.stdout.strip() in done.stderr
+    assert "The project's exchanges are not made by it" in printed.stderr
 
 
 def test_who_does_not_exist_or_may_not_grant_is_told(place: Place) -> None:

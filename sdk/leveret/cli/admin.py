@@ -20,6 +20,11 @@ from leveret_broker.urls import BrokerUrl, parse
 
 NEW_PASSWORD = "LEVERET_NEW_PASSWORD"  # noqa: S105  # the name of a variable
 
+NO_EXCHANGES = (
+    "The project's exchanges are not made by it. The same without --print makes them, also where "
+    "the management API can't be reached."
+)
+
 
 @click.group()
 def admin() -> None:
@@ -70,6 +75,7 @@ def grant(
     command = grant_command(broker.vhost, user, project)
     if print_only:
         click.echo(command)
+        click.echo(NO_EXCHANGES, err=True)
         return
     password = _new_password(user) if create_user else None
     asyncio.run(_make_exchanges(broker, project))
