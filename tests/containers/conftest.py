@@ -1,6 +1,7 @@
 """Images, a network and a RabbitMQ once a session; a site of one's own for each test."""
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def engine(tell: Tell) -> Generator[None]:
     """A Docker engine; whoever needs it is skipped where there is none, and told why."""
-    with rabbit.interrupted_by_sigterm():
+    with rabbit.interrupted_by_sigterm(), ExitStack() as until_the_end:
         try:
-            running = running_engine(tell)
-            running.__enter__()
+            until_the_end.enter_context(running_engine(tell))
         except NoEngine as error:
             tell(f"no containers: {error}")
             pytest.skip(str(error))
-        try:
-            yield
-        finally:
-            running.__exit__(None, None, None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ BOOK = "/book"
 CATALOG = "/var/lib/leveret"
 GRACE = 40
 """Seconds that `docker stop` gives, a little more than a worker's drain takes at most."""
+TOLD = 5_000
+"""Characters of each log that a failure shows."""
 
 
 class Service:
@@ -29,7 +31,7 @@ class Service:
 
     def __init__(self, container: DockerContainer) -> None:
         self._container = container
-        self._removed = False
+        self.is_removed = False
         container.start()
 
     @property
@@ -93,9 +95,9 @@ class Service:
         return self.ended()
 
     def remove(self) -> None:
-        if not self._removed:
-            self._container.stop()
-        self._removed = True
+        """Remove it and what volumes are its own, even if it runs."""
+        self._container.stop()
+        self.is_removed = True
 
 
 class Site:
@@ -182,5 +184,8 @@ class Site:
         return Counter(line.run for line in self.lines(event))
 
     def close(self) -> None:
+        """Remove all. What they have logged is shown if the test failed."""
         for service in self._services:
-            service.remove()
+            if not service.is_removed:
+                print(f"-- {service.host} --\n{service.text()[-TOLD:]}")
+                service.remove()
