@@ -3,10 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-containers check clean
+.PHONY: demo env test test-containers check clean
 
 demo: .venv/examples.done  ## train four models in parallel and pick the best, in this process
 	$(BIN)/python examples/train_and_pick.py
+
+env: .venv/examples.done  ## fresh secrets for docker-compose.yml, in .env
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/env
 
 test: .venv/dev.done  ## the whole suite, with a real RabbitMQ
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
