@@ -13,6 +13,9 @@ from leveret.buffers import BytesLike
 from leveret.errors import PayloadError
 from leveret.keys import Keyring
 
+LACKS_KEY = "which this process doesn't have"
+"""What an error says of a key, by which a worker knows such errors."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -67,7 +70,7 @@ def verified(
     key = keys.find(id_)
     if key is None:
         raise PayloadError(
-            f"it was signed with the key {id_.hex()}, which this process doesn't have: "
+            f"it was signed with the key {id_.hex()}, {LACKS_KEY}: "
             "LEVERET_KEY must be the same for callers and workers"
         )
     if not hmac.compare_digest(signature, sign(key, context, covered, digests)):

@@ -145,7 +145,7 @@ def test_what_can_not_be_meant_ends_a_service_at_once(
     assert "secret" not in done.stderr
 
 
-def test_a_worker_with_another_key_names_the_key_that_it_lacks_and_goes_on(
+def test_a_worker_with_another_key_names_the_key_that_it_lacks_and_is_unhealthy_until_it_reads(
     app_site: tuple[Site, str],
 ) -> None:
     site, folder = app_site
@@ -161,5 +161,9 @@ def test_a_worker_with_another_key_names_the_key_that_it_lacks_and_goes_on(
         assert ours not in told
         assert theirs not in told
     assert "a payload could not be read or made" in worker.text()
+    health = site.run("health", LEVERET_RUN_DIR=folder)
+    assert health.returncode == 1
+    assert "could not read its latest payload" in health.stdout + health.stderr
+    assert site.run("health", "--live", LEVERET_RUN_DIR=folder).returncode == 0
     assert site.run("run", "answer", LEVERET_KEY=theirs).stdout == "42\n"
     assert site.run("health", LEVERET_RUN_DIR=folder).returncode == 0

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from leveret.errors import PayloadError
-from leveret.failures import type_name
 from leveret_broker import logs, messages
 from leveret_broker.clock import Clock
 from leveret_worker.alarms import Alarms, Timeline
@@ -22,6 +20,7 @@ from leveret_worker.outcomes import outcome_of
 from leveret_worker.perform import Ending
 from leveret_worker.reporter import Reporter
 from leveret_worker.rooms import Line, Rooms
+from leveret_worker.unreadable import Unreadable
 
 log = logs.get_logger("leveret.worker")
 
@@ -29,7 +28,6 @@ ANNOUNCE_AFTER = 0.25
 """Seconds after which a run that is still executing is announced as running."""
 DEFAULT_LEASE_AFTER = 60.0
 DEFAULT_STOP_GRACE = 10.0
-_UNREADABLE = type_name(PayloadError)
 
 
 class Runner(Protocol):
@@ -88,6 +86,7 @@ class Executor:
         self._clock = clock
         self._alarms = alarms
         self._times = times
+        self.unreadable = Unreadable(clock)
         self._known = Known()
         self._line = Line(rooms)
         self._running: dict[Execution, Timeline] = {}
@@ -310,7 +309,7 @@ class Executor:
             self._forget(execution)
         else:
             outcome = outcome_of(execution, ending, now=self._clock.now())
-            _tell_unreadable(outcome, execution)
+            self.unreadable.note(outcome, execution)
             self._reporter.report(outcome, partial(self._reported, execution))
         self._start_next()
         if not self._running:
@@ -323,18 +322,6 @@ class Executor:
     def _forget(self, execution: Execution) -> None:
         execution.become("dropped")
         self._known.forget(execution)
-
-
-def _tell_unreadable(outcome: messages.Outcome, execution: Execution) -> None:
-    """Who runs this worker should hear of wrong keys and stores, not only who calls."""
-    if outcome.failure is not None and outcome.failure.type == _UNREADABLE:
-        reason = outcome.failure.message
-        log.warning(
-            "a payload could not be read or made",
-            run=execution.run,
-            queue=execution.queue,
-            reason=reason,
-        )
 
 
 def _started(execution: Execution, *, leased: bool = False) -> messages.Started:

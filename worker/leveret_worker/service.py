@@ -222,6 +222,7 @@ class WorkerService:
             deaf=[*deaf, *self._queues.deaf],
             queues=len(self._queues),
             is_joined=self._membership.is_joined,
+            unreadable=self._executor.unreadable.problem if self._executor else None,
         )
 
     async def _drain(self, executor: Executor, grace: float) -> None:

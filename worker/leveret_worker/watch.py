@@ -25,9 +25,11 @@ class Watch:
         """From now on it should be ready."""
         self._doing = ""
 
-    async def condition(self, *, deaf: Sequence[str], queues: int, is_joined: bool) -> Condition:
+    async def condition(
+        self, *, deaf: Sequence[str], queues: int, is_joined: bool, unreadable: str | None
+    ) -> Condition:
         """How it is, given the queues that it should consume and doesn't, how many it consumes
-        work from, and whether a coordinator knows it."""
+        work from, whether a coordinator knows it, and why it can't read what it is given."""
         if self._doing:
             return Condition(text=self._doing, is_ready=False)
         if deaf:
@@ -37,6 +39,10 @@ class Watch:
             return Condition(text=f"may not be connected: {problem}", is_ready=False)
         if not is_joined:
             return Condition(text="waits for a coordinator to let it in", is_ready=False)
+        if unreadable is not None:
+            return Condition(
+                text=f"could not read its latest payload: {unreadable}", is_ready=False
+            )
         number = f"{queues} queue" if queues == 1 else f"{queues} queues"
         return Condition(text=f"is connected, and consumes {number}", is_ready=True)
 
