@@ -1,6 +1,7 @@
 """A program that awaits a call: over its own connection if its argument says so."""
 
 import asyncio
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -14,4 +15,5 @@ async def main() -> None:
         await held.parent()
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 asyncio.run(main())
