@@ -70,7 +70,8 @@ def test_what_runs_in_an_image_can_write_to_nothing_but_its_volume(
 def test_a_worker_without_an_app_says_what_to_do(site: Site, images: Images) -> None:
     worker = site.start(DockerContainer(images.worker))
     assert worker.ended() == 2
-    assert "nothing to serve: name a module or a file (APP)" in worker.text()
+    assert "nothing to serve: name a module or a file" in worker.text()
+    assert "LEVERET_APP" in worker.text()
     assert "Traceback" not in worker.text()
 
 
