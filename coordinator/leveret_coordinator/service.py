@@ -319,10 +319,13 @@ class CoordinatorService:
     async def _round(self, taken: Sequence[Delivery]) -> None:
         """Deal with a batch, and then know that all before its markers is heard."""
         markers = [delivery for delivery in taken if self._hearing.is_marker(delivery)]
-        await self._deal_with_deliveries([each for each in taken if each not in markers])
-        for marker in markers:
-            self._hearing.hear(marker)
-            marker.ack()
+        try:
+            await self._deal_with_deliveries([each for each in taken if each not in markers])
+            for marker in markers:
+                self._hearing.hear(marker)
+        finally:  # others follow one that told nothing
+            for marker in markers:
+                marker.ack()
 
     async def _deal_with_deliveries(self, deliveries: Sequence[Delivery]) -> None:
         """If that fails, deal with each alone, to find the one that is to blame."""

@@ -1,6 +1,8 @@
-"""A transport that fails where a test says, around one that works."""
+"""A transport, and a connection to the catalog, that fail where a test says."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from leveret_broker.errors import BrokerBlocked, Expired, Refused, TransportError
 from leveret_broker.transport import (
@@ -12,6 +14,7 @@ from leveret_broker.transport import (
     QueueStatus,
     Transport,
 )
+from leveret_coordinator.statements import Connection, Cursor
 
 
 class Crash(BaseException):
@@ -181,3 +184,41 @@ class RefusingTransport(CrashingTransport):
             self.refused.append(message)
             return Refused(f"over {self.largest} bytes")
         return None
+
+
+class FailingConnection:
+    """A connection to the catalog whose statements fail while a test says so."""
+
+    def __init__(self, inner: Connection) -> None:
+        self._inner = inner
+        self.fails_at: str | None = None
+        """What is in the statements that fail."""
+        self.failures = 0
+
+    @property
+    def row_factory(self) -> Any:
+        return self._inner.row_factory
+
+    @row_factory.setter
+    def row_factory(self, factory: Any) -> None:
+        self._inner.row_factory = factory
+
+    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Iterable[Any]:
+        if self.fails_at is not None and self.fails_at in sql:
+            self.failures += 1
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        return await self._inner.execute_fetchall(sql, parameters)
+
+    async def executemany(self, sql: str, parameters: Iterable[Any]) -> Cursor:
+        return await self._inner.executemany(sql, parameters)
+
+    async def executescript(self, sql_script: str) -> Cursor:
+        return await self._inner.executescript(sql_script)
+
+    async def rollback(self) -> None:
+        await self._inner.rollback()
+
+    async def close(self) -> None:
+        await self._inner.close()

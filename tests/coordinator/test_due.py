@@ -2,10 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,10 +31,10 @@ from leveret_broker.messages import (
 from leveret_broker.transport import Transport
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.service import CoordinatorService
-from leveret_coordinator.statements import Connect, Connection, Cursor
+from leveret_coordinator.statements import Connect, Connection
 from tests.coordinator import build, peers
 from tests.coordinator.build import control_queue
-from tests.coordinator.faults import RefusingTransport
+from tests.coordinator.faults import FailingConnection, RefusingTransport
 from tests.worker.clocks import HandClock
 
 ROOT, CHILD, OTHER = (build.run_id(number) for number in range(1, 4))
@@ -163,44 +162,6 @@ async def test_a_retry_survives_a_restart(
         assert _invocations(worker)[1].attempt == 2
 
 
-class _FailingConnection:
-    """A connection that can't read timers while a test says so."""
-
-    def __init__(self, inner: Connection) -> None:
-        self._inner = inner
-        self.fails_at: str | None = None
-        """What is in the statements that fail."""
-        self.failures = 0
-
-    @property
-    def row_factory(self) -> Any:
-        return self._inner.row_factory
-
-    @row_factory.setter
-    def row_factory(self, factory: Any) -> None:
-        self._inner.row_factory = factory
-
-    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Iterable[Any]:
-        if self.fails_at is not None and self.fails_at in sql:
-            self.failures += 1
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-            raise error
-        return await self._inner.execute_fetchall(sql, parameters)
-
-    async def executemany(self, sql: str, parameters: Iterable[Any]) -> Cursor:
-        return await self._inner.executemany(sql, parameters)
-
-    async def executescript(self, sql_script: str) -> Cursor:
-        return await self._inner.executescript(sql_script)
-
-    async def rollback(self) -> None:
-        await self._inner.rollback()
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
 @pytest.mark.parametrize("statement", ["timers.due_at <= :now", "min(due_at) FROM timers"])
 async def test_a_timer_that_could_not_be_read_fires_when_it_can(
     transport: MemoryTransport,
@@ -210,10 +171,10 @@ async def test_a_timer_that_could_not_be_read_fires_when_it_can(
     tmp_path: Path,
     statement: str,
 ) -> None:
-    connections: list[_FailingConnection] = []
+    connections: list[FailingConnection] = []
 
     async def connect(name: str) -> Connection:
-        connections.append(_FailingConnection(await in_a_thread(name)))
+        connections.append(FailingConnection(await in_a_thread(name)))
         return connections[0]
 
     async with _serving(transport, tmp_path / "catalog", clock, connect):

@@ -9,12 +9,13 @@ import pytest
 
 from leveret_broker import codec, topology
 from leveret_broker.memory import MemoryBroker, MemoryTransport
-from leveret_broker.messages import Hello, Invocation, Invocations, Registered, RunOptions
+from leveret_broker.messages import Hello, Invocation, Invocations, Registered, RunOptions, Welcome
 from leveret_broker.transport import Delivery, Outgoing, QueueStatus
+from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.hearing import MARK_EVERY, MOST_MARKERS, QUEUES, Hearing
 from leveret_coordinator.service import CoordinatorService
 from tests.coordinator import build, peers
-from tests.coordinator.faults import CrashingTransport
+from tests.coordinator.faults import CrashingTransport, FailingConnection
 from tests.worker.clocks import START, HandClock
 
 ROOT = build.run_id(1)
@@ -162,6 +163,11 @@ class _Busy(CrashingTransport):
     def __init__(self, inner: MemoryTransport) -> None:
         super().__init__(inner, after=1_000_000)
         self.is_busy = False
+        self.markers = 0
+
+    async def publish(self, message: Outgoing) -> None:
+        self.markers += topology.MARKER_HEADER in message.headers
+        await super().publish(message)
 
     async def inspect(self, queue: str) -> QueueStatus | None:
         status = await super().inspect(queue)
@@ -245,3 +251,40 @@ async def test_what_vanished_is_found_by_a_coordinator_that_never_catches_up(
     await scene.submit()  # and whoever took the message died
     await scene.until(lambda: len(scene.invocations) > 1)
     assert (scene.invocations[-1].attempt, scene.invocations[-1].again) == (1, True)
+
+
+async def test_markers_that_come_while_the_catalog_is_away_are_settled(
+    broker: MemoryBroker, caller: peers.Caller, tmp_path: Path
+) -> None:
+    """Or in a long outage they would take all that the broker hands out ahead."""
+    clock = HandClock()
+    catalog: list[FailingConnection] = []
+
+    async def connect(name: str) -> FailingConnection:
+        catalog.append(FailingConnection(await in_a_thread(name)))
+        return catalog[0]
+
+    async with peers.connected(broker) as transport:
+        busy = _Busy(transport)
+        service = CoordinatorService(busy, tmp_path / "catalog", clock, peers.QUICK, connect)
+        await service.start()
+        try:
+            await caller.ask(peers.FLOW)
+            busy.is_busy = True
+            catalog[0].fails_at = "BEGIN"
+            async with asyncio.timeout(peers.PATIENCE):
+                while busy.markers < 3 or catalog[0].failures < 3:
+                    await caller.request(build.heartbeat(worker="alive"))
+                    await clock.let_pass(1.0)
+            busy.is_busy = False
+            catalog[0].fails_at = None
+            await caller.request(Hello(session="s", request="1"))
+            async with asyncio.timeout(peers.PATIENCE):
+                while not any(isinstance(each, Welcome) for each in caller.replies):
+                    await clock.let_pass(1.0)
+        finally:
+            await service.stop()
+    for queue in QUEUES:
+        status = await caller.transport.inspect(queue)
+        assert status is not None
+        assert status.messages == 0, "what nobody had settled came back"
