@@ -35,7 +35,7 @@ from leveret.keys import Keyring, load_key, load_keyring, new_key
 from leveret.layout import Flag
 from leveret.origin import Origin
 from leveret.payload import Context
-from tests.sdk.everything import texts, zones
+from tests.sdk.everything import numpy_dtypes, texts, zones
 from tests.sdk.forging import laid_out
 
 KEYS = load_keyring(new_key())
@@ -140,20 +140,8 @@ def test_awkward_values_come_back_as_they_were(value: object) -> None:
     assert looks(plain(value)) == looks(value)
 
 
-numeric = (
-    hnp.boolean_dtypes()
-    | hnp.integer_dtypes(endianness="?")
-    | hnp.floating_dtypes(endianness="?")
-    | hnp.complex_number_dtypes(endianness="?")
-    | hnp.unicode_string_dtypes(endianness="?")
-    | hnp.byte_string_dtypes()
-    | hnp.datetime64_dtypes(endianness="?")
-    | hnp.timedelta64_dtypes(endianness="?")
-)
-
-
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(hnp.arrays(numeric, hnp.array_shapes(min_dims=0, min_side=0)), st.sampled_from("CFS"))
+@given(hnp.arrays(numpy_dtypes, hnp.array_shapes(min_dims=0, min_side=0)), st.sampled_from("CFS"))
 def test_arrays_keep_type_shape_and_order_and_are_writable(
     array: "np.ndarray[Any, Any]", order: str
 ) -> None:
