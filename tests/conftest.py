@@ -1,14 +1,31 @@
 """Fixtures for the whole suite."""
 
+import copy
+import logging
 import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
+from leveret_broker import logs
 from tests import rabbit
 
 Tell = Callable[[str], None]
+
+
+@pytest.fixture(autouse=True)
+def _logging_ends_with_its_test(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """A service's command sets how its whole process logs, even if a test called it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    state = vars(logs)
+    monkeypatch.setitem(state, "_process", copy.copy(state["_process"]))
+    yield
+    logging.captureWarnings(False)
+    root.setLevel(level)
+    for handler in set(root.handlers).difference(handlers):
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
