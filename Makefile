@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo env test test-containers check clean
+.PHONY: demo env test test-containers check bench clean
 
 demo: .venv/examples.done  ## train four models in parallel and pick the best, in this process
 	$(BIN)/python examples/train_and_pick.py
@@ -20,6 +20,9 @@ test-containers: .venv/dev.done  ## the services' images, built and run by a Doc
 check: .venv/dev.done  ## format, lint, types, imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
 
+bench: .venv/bench.done  ## leveret beside its peers; BENCH="--quick" for two minutes
+	$(BIN)/python -m benchmarks $(BENCH)
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "leveret needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
@@ -31,6 +34,10 @@ check: .venv/dev.done  ## format, lint, types, imports
 
 .venv/dev.done: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet -e '.[examples]' --group dev
+	touch $@
+
+.venv/bench.done: pyproject.toml .venv/dev.done
+	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 clean:
