@@ -459,6 +459,8 @@ class ListRuns(Wire):
     since: float | None = None
     """Seconds since the Unix epoch."""
     limit: int = Field(default=50, ge=1, le=1000)
+    after: str | None = None
+    """Only those listed after this run."""
     roots_only: bool = False
     confined: bool = False
     """Nothing outside of `project` may be named."""

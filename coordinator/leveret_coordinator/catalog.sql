@@ -99,13 +99,18 @@ WHERE
     AND (
         shipped_at >= :since
         OR EXISTS (
-            SELECT 1 FROM runs WHERE runs.definition = definitions.id AND created_at >= :since
+            SELECT 1
+            FROM runs
+            WHERE
+                runs.definition = definitions.id AND is_root IN (0, 1) AND created_at >= :since
         )
         OR EXISTS (
             SELECT 1 FROM runs INDEXED BY runs_queued
             WHERE runs.definition = definitions.id AND state = 'queued'
         )
-        OR id IN (SELECT definition FROM runs WHERE state = 'pending')
+        OR id IN (
+            SELECT definition FROM runs WHERE state = 'pending' AND finished_at IS NULL
+        )
     )
     AND NOT EXISTS (
         SELECT 1
@@ -454,6 +459,7 @@ LEFT JOIN run_code
     ON run_code.seq = current_runs.seq AND run_code.definition = current_runs.definition
 WHERE
     current_runs.state = 'pending'
+    AND current_runs.finished_at IS NULL
     AND (current_runs.created_at, current_runs.seq) > (:created_at, :seq)
 ORDER BY current_runs.created_at, current_runs.seq
 LIMIT :most;
@@ -488,7 +494,7 @@ UPDATE attempts SET state = 'returned', finished_at = :now WHERE state = 'runnin
 
 -- name: forget_published(now)!
 UPDATE runs SET state = 'pending', since = :now, attempt = attempt + 1
-WHERE state IN ('queued', 'running');
+WHERE state IN ('queued', 'running') AND finished_at IS NULL;
 
 -- name: dismiss_all_workers(now)!
 UPDATE workers SET left_at = :now WHERE left_at IS NULL;
@@ -559,63 +565,148 @@ LIMIT :most;
 
 -- name: pending_before(before)$
 SELECT count(*) FROM (
-    SELECT 1 FROM runs WHERE state = 'pending' AND since < :before LIMIT 1
+    SELECT 1
+    FROM runs
+    WHERE state = 'pending' AND finished_at IS NULL AND since < :before
+    LIMIT 1
 );
 
 -- runs: listings ----------------------------------------------------------------------------------
--- Newest first. Each begins with the one condition that has an index in this order; the others only
--- filter.
+-- Newest first, those before a place. What is asked for is put together of slices, in each of which
+-- an index has the runs in this order: of each the first are taken, and of these the first. Slices
+-- are JSON arrays: of [project, is_root] or [definition, is_root].
 
--- name: runs_of_definitions(definitions, project, state, since, roots_only, most)
+-- name: projects()
+SELECT DISTINCT project FROM definitions;
+
+-- name: place_of(run)
+SELECT project, created_at, seq FROM runs WHERE id = :run;
+
+-- name: runs_of_projects(slices, since, created_at, seq, most)
+WITH newest (seq, created_at) AS (
+    SELECT runs.seq, runs.created_at
+    FROM json_each(:slices) AS slice
+    CROSS JOIN runs
+    WHERE runs.seq IN (
+        SELECT seq
+        FROM runs
+        WHERE
+            project = slice.value ->> 0
+            AND is_root = slice.value ->> 1
+            AND kind != 'step'
+            AND created_at >= :since
+            AND (created_at, seq) < (:created_at, :seq)
+        ORDER BY created_at DESC, seq DESC
+        LIMIT :most
+    )
+    ORDER BY runs.created_at DESC, runs.seq DESC
+    LIMIT :most
+)
 SELECT run_rows.*
-FROM json_each(:definitions) AS wanted
-JOIN run_rows ON run_rows.seq IN (
-    SELECT seq
+FROM newest
+CROSS JOIN run_rows ON run_rows.seq = newest.seq
+ORDER BY newest.created_at DESC, newest.seq DESC;
+
+-- name: ended_of_projects(slices, state, since, created_at, seq, most)
+WITH newest (seq, created_at) AS (
+    SELECT runs.seq, runs.created_at
+    FROM json_each(:slices) AS slice
+    CROSS JOIN runs
+    WHERE runs.seq IN (
+        SELECT seq
+        FROM runs
+        WHERE
+            project = slice.value ->> 0
+            AND state = :state
+            AND is_root = slice.value ->> 1
+            AND kind != 'step'
+            AND finished_at IS NOT NULL
+            AND created_at >= :since
+            AND (created_at, seq) < (:created_at, :seq)
+        ORDER BY created_at DESC, seq DESC
+        LIMIT :most
+    )
+    ORDER BY runs.created_at DESC, runs.seq DESC
+    LIMIT :most
+)
+SELECT run_rows.*
+FROM newest
+CROSS JOIN run_rows ON run_rows.seq = newest.seq
+ORDER BY newest.created_at DESC, newest.seq DESC;
+
+-- name: runs_of_definitions(slices, since, created_at, seq, most)
+WITH newest (seq, created_at) AS (
+    SELECT runs.seq, runs.created_at
+    FROM json_each(:slices) AS slice
+    CROSS JOIN runs
+    WHERE runs.seq IN (
+        SELECT seq
+        FROM runs
+        WHERE
+            definition = slice.value ->> 0
+            AND is_root = slice.value ->> 1
+            AND created_at >= :since
+            AND (created_at, seq) < (:created_at, :seq)
+        ORDER BY created_at DESC, seq DESC
+        LIMIT :most
+    )
+    ORDER BY runs.created_at DESC, runs.seq DESC
+    LIMIT :most
+)
+SELECT run_rows.*
+FROM newest
+CROSS JOIN run_rows ON run_rows.seq = newest.seq
+ORDER BY newest.created_at DESC, newest.seq DESC;
+
+-- name: ended_of_definitions(slices, state, since, created_at, seq, most)
+WITH newest (seq, created_at) AS (
+    SELECT runs.seq, runs.created_at
+    FROM json_each(:slices) AS slice
+    CROSS JOIN runs
+    WHERE runs.seq IN (
+        SELECT seq
+        FROM runs
+        WHERE
+            definition = slice.value ->> 0
+            AND state = :state
+            AND is_root = slice.value ->> 1
+            AND finished_at IS NOT NULL
+            AND created_at >= :since
+            AND (created_at, seq) < (:created_at, :seq)
+        ORDER BY created_at DESC, seq DESC
+        LIMIT :most
+    )
+    ORDER BY runs.created_at DESC, runs.seq DESC
+    LIMIT :most
+)
+SELECT run_rows.*
+FROM newest
+CROSS JOIN run_rows ON run_rows.seq = newest.seq
+ORDER BY newest.created_at DESC, newest.seq DESC;
+
+-- name: unended_runs(state, project, definitions, roots_only, since, created_at, seq, most)
+-- What is under way is little: the other conditions only filter. NULL is any definition.
+WITH newest (seq, created_at) AS (
+    SELECT seq, created_at
     FROM runs
     WHERE
-        definition = wanted.value
+        state = :state
+        AND finished_at IS NULL
         AND created_at >= :since
+        AND (created_at, seq) < (:created_at, :seq)
         AND (:project IS NULL OR project = :project)
-        AND (:state IS NULL OR state = :state)
-        AND (NOT :roots_only OR parent IS NULL)
+        AND (NOT :roots_only OR is_root)
+        AND CASE
+            WHEN :definitions IS NULL THEN kind != 'step'
+            ELSE definition IN (SELECT value FROM json_each(:definitions))
+        END
     ORDER BY created_at DESC, seq DESC
     LIMIT :most
 )
-ORDER BY run_rows.created_at DESC, run_rows.seq DESC
-LIMIT :most;
-
--- name: runs_in_state(state, project, since, roots_only, most)
-SELECT *
-FROM run_rows
-WHERE
-    state = :state
-    AND kind != 'step'
-    AND created_at >= :since
-    AND (:project IS NULL OR project = :project)
-    AND (NOT :roots_only OR parent IS NULL)
-ORDER BY created_at DESC, seq DESC
-LIMIT :most;
-
--- name: root_runs(project, since, most)
-SELECT *
-FROM run_rows
-WHERE parent IS NULL AND created_at >= :since AND (:project IS NULL OR project = :project)
-ORDER BY created_at DESC, seq DESC
-LIMIT :most;
-
--- name: runs_of_project(project, since, most)
-SELECT *
-FROM run_rows
-WHERE project = :project AND kind != 'step' AND created_at >= :since
-ORDER BY created_at DESC, seq DESC
-LIMIT :most;
-
--- name: recent_runs(since, most)
-SELECT *
-FROM run_rows
-WHERE kind != 'step' AND created_at >= :since
-ORDER BY created_at DESC, seq DESC
-LIMIT :most;
+SELECT run_rows.*
+FROM newest
+CROSS JOIN run_rows ON run_rows.seq = newest.seq
+ORDER BY newest.created_at DESC, newest.seq DESC;
 
 -- name: tree(run)
 -- A child is always accepted after its parent, so the order of acceptance is the one wanted.

@@ -1,6 +1,7 @@
 """Answers to those who look: definitions, runs, the tree of a run, workers."""
 
 import json
+import math
 from typing import Any
 
 from leveret_broker.identifiers import is_database_id, version_order
@@ -18,7 +19,7 @@ from leveret_broker.messages import (
     Tree,
     WorkerRow,
 )
-from leveret_coordinator import confinement, provisions, resolution, rows, submissions
+from leveret_coordinator import confinement, provisions, resolution, rows, states, submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
@@ -86,33 +87,49 @@ async def _runs(question: ListRuns, catalog: Catalog) -> Rows:
 
 
 async def _run_rows(question: ListRuns, catalog: Catalog) -> list[Any]:
-    """Ask by the condition that leaves the fewest rows to look at."""
-    project, state, roots_only = question.project, question.state, question.roots_only
-    since, most = question.since or 0.0, question.limit
+    """Ask by what an index has side by side, or go through what is under way."""
+    state, roots_only = question.state, question.roots_only
+    place = await _place(question, catalog)
+    definitions: list[str] | None = None
     if question.definition is not None:
+        definitions = await _definition_ids(question, catalog)
+    if state is not None and not states.has_ended(state):
         return await catalog.rows(
-            "runs_of_definitions",
-            definitions=json.dumps(await _definition_ids(question, catalog)),
-            project=project,
+            "unended_runs",
             state=state,
-            since=since,
+            project=question.project,
+            definitions=None if definitions is None else json.dumps(definitions),
             roots_only=roots_only,
-            most=most,
+            **place,
         )
-    if state is not None:
-        return await catalog.rows(
-            "runs_in_state",
-            state=state,
-            project=project,
-            since=since,
-            roots_only=roots_only,
-            most=most,
-        )
-    if roots_only:
-        return await catalog.rows("root_runs", project=project, since=since, most=most)
-    if project is not None:
-        return await catalog.rows("runs_of_project", project=project, since=since, most=most)
-    return await catalog.rows("recent_runs", since=since, most=most)
+    if definitions is not None:
+        of, within = "definitions", definitions
+    elif question.project is not None:
+        of, within = "projects", [question.project]
+    else:
+        of, within = "projects", [row["project"] for row in await catalog.rows("projects")]
+    slices = json.dumps(
+        [[each, root] for each in within for root in ((1,) if roots_only else (0, 1))]
+    )
+    if state is None:
+        return await catalog.rows(f"runs_of_{of}", slices=slices, **place)
+    return await catalog.rows(f"ended_of_{of}", slices=slices, state=state, **place)
+
+
+async def _place(question: ListRuns, catalog: Catalog) -> dict[str, object]:
+    """Where the listing begins and ends."""
+    created_at, seq = math.inf, 0
+    if question.after is not None:
+        found = await catalog.rows("place_of", run=question.after)
+        if not found or question.project not in (None, found[0]["project"]):
+            raise UnknownRun(submissions.unknown(question.after, question.project))
+        created_at, seq = found[0]["created_at"], found[0]["seq"]
+    return {
+        "since": question.since or 0.0,
+        "created_at": created_at,
+        "seq": seq,
+        "most": question.limit,
+    }
 
 
 async def _definition_ids(question: ListRuns, catalog: Catalog) -> list[str]:
@@ -123,14 +140,12 @@ async def _definition_ids(question: ListRuns, catalog: Catalog) -> list[str]:
     known = await catalog.known(ids, names)
     if question.confined:
         known = confinement.known_within(known, question.project)
-    named = [
-        definition.id
-        for definition in known.definitions
-        if definition.name == text and question.project in (None, definition.project)
-    ]
+    own = [each for each in known.definitions if question.project in (None, each.project)]
+    named = [each.id for each in own if each.name == text]
     if named and not is_database_id(text):
         return named
-    return [resolution.resolve(text, project=question.project, known=known).id]
+    meant = resolution.resolve(text, project=question.project, known=known)
+    return [each.id for each in own if each.id == meant.id]
 
 
 def run_row(

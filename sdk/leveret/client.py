@@ -145,9 +145,14 @@ class Client:
         definition: str | None = None,
         since: float | None = None,
         limit: int = 50,
+        after: str | None = None,
         roots_only: bool = False,
     ) -> "Sequence[RunRow]":
-        """Runs, newest first. `since` is in seconds since the Unix epoch."""
+        """Runs, newest first. `since` is in seconds since the Unix epoch.
+
+        `after`, the last run of one page, begins the next. Raises `IdentificationError` if there is
+        no such run.
+        """
         answer = await self.connection.ask(
             messages.Rows,
             messages.ListRuns,
@@ -156,6 +161,7 @@ class Client:
             definition=definition,
             since=since,
             limit=limit,
+            after=after,
             roots_only=roots_only,
         )
         return answer.runs

@@ -66,6 +66,7 @@ async def _runs(
     definition: str | None = None,
     since: float | None = None,
     limit: int = 50,
+    after: str | None = None,
     roots_only: bool = False,
 ) -> list[str]:
     question = ListRuns(
@@ -76,6 +77,7 @@ async def _runs(
         definition=definition,
         since=since,
         limit=limit,
+        after=after,
         roots_only=roots_only,
     )
     rows = await _ask(catalog, question)
@@ -100,6 +102,35 @@ async def test_every_filter_narrows_and_filters_combine(filled: Catalog) -> None
     assert await _runs(filled, "p", state="queued") == [R1]
     assert await _runs(filled, state="running", roots_only=True) == [R2]
     assert await _runs(filled, state="failed", roots_only=True) == []
+
+
+async def test_a_page_goes_on_after_the_last_run_of_the_one_before(filled: Catalog) -> None:
+    assert await _runs(filled, after=R5) == [R4, R3, R2, R1]
+    assert await _runs(filled, after=R4, limit=2) == [R3, R2]
+    assert await _runs(filled, after=R1) == []
+    assert await _runs(filled, "p", after=R3) == [R2, R1]
+    assert await _runs(filled, roots_only=True, after=R4) == [R2, R1]
+    assert await _runs(filled, state="queued", after=R5) == [R1]
+    assert await _runs(filled, definition="fit", after=R4) == [R3]
+    assert await _runs(filled, definition="fit", state="failed", after=R5) == [R4]
+
+
+async def test_pages_neither_repeat_nor_leave_out_runs_of_one_moment(catalog: Catalog) -> None:
+    await build.apply(catalog, build.register(build.spec("flow")))
+    runs = [build.run_id(number) for number in range(1, 8)]
+    await build.apply(catalog, build.submit(*(build.submission(run) for run in runs)))
+    listed: list[str] = []
+    while page := await _runs(catalog, limit=3, after=listed[-1] if listed else None):
+        listed += page
+    assert listed == runs[::-1]
+
+
+@pytest.mark.parametrize("run", [build.run_id(99), R5])
+async def test_a_page_after_a_run_that_is_not_there_is_refused(filled: Catalog, run: str) -> None:
+    question = ListRuns(session="s", request="r", project="p", after=run)
+    refused = await _ask(filled, question)
+    assert isinstance(refused, Refused)
+    assert (refused.code, run in refused.message) == ("unknown-run", True)
 
 
 async def test_a_bare_name_lists_all_versions_and_an_identifier_one(filled: Catalog) -> None:

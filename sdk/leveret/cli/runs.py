@@ -32,6 +32,7 @@ def runs() -> None:
 @click.option("--definition", metavar="IDENTIFIER", help="Only runs of this; a name is all of it.")
 @click.option("--since", metavar="AGE", help="Only runs asked for since then: 30s, 15m, 4h, 7d.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--after", metavar="RUN", help="Only those listed after RUN: the next page.")
 @click.option("--roots", is_flag=True, help="Only runs that no other run called.")
 @options.url
 @options.project
@@ -41,27 +42,31 @@ def list_runs(
     definition: str | None,
     since: str | None,
     limit: int,
+    after: str | None,
     roots: bool,
     url: str | None,
     project: str | None,
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
-    after = None if since is None else time.time() - age(since)
+    begin = None if since is None else time.time() - age(since)
 
     async def ask() -> None:
         async with options.client(url, project) as client:
             rows = await client.runs(
                 state=cast(RunState | None, state),
                 definition=definition,
-                since=after,
+                since=begin,
                 limit=limit,
+                after=after,
                 roots_only=roots,
             )
         if as_json:
             display.document([display.fields(row) for row in rows])
         else:
             display.rows(*_table(rows, time.time()))
+            if len(rows) == limit:
+                click.echo(f"for those before: --after {rows[-1].id}", err=True)
 
     asyncio.run(ask())
 
