@@ -67,6 +67,22 @@ def get_logger(name: str) -> EventLogger:
     return EventLogger(name)
 
 
+class Tally:
+    """Counts what may come in floods, and logs the first, second, fourth, eighth … of it."""
+
+    def __init__(self, log: Callable[..., None], event: str) -> None:
+        """`log` is a level's method of a logger."""
+        self._log = log
+        self._event = event
+        self.count = 0
+
+    def add(self, **fields: object) -> None:
+        """One more. If it is logged, so is the count."""
+        self.count += 1
+        if self.count & (self.count - 1) == 0:
+            self._log(self._event, **fields, count=self.count)
+
+
 # -- in a service's process -----------------------------------------------------------------------
 
 

@@ -21,10 +21,11 @@ RunState = Literal[
     "pending", "queued", "running", "waiting", "parked", "succeeded", "failed", "cancelled"
 ]
 Ended = Literal["succeeded", "failed", "cancelled"]
-AttemptEnd = Literal["succeeded", "failed", "timed-out", "lost", "returned"]
+AttemptEnd = Literal["succeeded", "failed", "timed-out", "lost", "returned", "stopped"]
 """How an attempt ended, as a worker tells it.
 
 `lost`: the process that executed it died. `returned`: the worker gave it back, for another one.
+`stopped`: the worker was told to end it, as it believes by the coordinator.
 """
 AttemptState = Literal[
     "running", "succeeded", "failed", "cancelled", "timed-out", "lost", "returned"

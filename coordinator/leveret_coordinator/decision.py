@@ -72,6 +72,15 @@ class LateOutcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoppedByStranger:
+    """An attempt that a worker was told to stop, and not by this coordinator."""
+
+    run: str
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """What to write, then what to publish."""
 
@@ -112,6 +121,7 @@ class Decision:
     """Workers that seem to have lost what they executed."""
     questions: tuple[Question, ...] = ()
     refused: tuple[LateOutcome, ...] = ()
+    strangers: tuple[StoppedByStranger, ...] = ()
     unknown: tuple[Outcomes, ...] = ()
     """Outcomes of runs that are not in this catalog, to be set aside."""
 

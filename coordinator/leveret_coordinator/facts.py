@@ -185,7 +185,7 @@ def _collect_news(message: Outcomes, needs: _Collected) -> None:
     for told in message.outcomes:
         (needs.succeeding if told.state == "succeeded" else needs.ending).add(told.run)
     needs.below.update(told.run for told in message.outcomes if told.state == "timed-out")
-    lost = [outcome.run for outcome in message.outcomes if outcome.state == "lost"]
+    lost = [told.run for told in message.outcomes if told.state in ("lost", "stopped")]
     claimed = [claim.run for claim in message.claims]
     if lost or claimed:
         needs.runs.update(claimed)

@@ -5,16 +5,20 @@ until now. Otherwise a marker is put behind what waits, and when it comes back, 
 before it was heard. So a coordinator that never catches up knows what silence means as well; it
 only judges later.
 
-A marker is known by a token that nobody else has seen. Others are dropped.
+A marker is known by a token that nobody else has seen. Others are dropped: an earlier coordinator,
+or this one before its connection was lost, may have sent them. Markers are empty, and come through
+the broker's own exchange. Anything else is a request like any other, whatever its headers say.
 """
 
 import math
 import secrets
 from collections.abc import Callable
 
-from leveret_broker import topology
+from leveret_broker import logs, topology
 from leveret_broker.clock import Clock
 from leveret_broker.transport import Delivery, Outgoing, Transport
+
+log = logs.get_logger("leveret.coordinator")
 
 QUEUES = (topology.REQUESTS.name, topology.OUTCOMES.name)
 MARK_EVERY = 1.0
@@ -36,6 +40,7 @@ class Hearing:
         self._until = dict.fromkeys(QUEUES, -math.inf)
         self._markers: dict[str, dict[str, float]] = {queue: {} for queue in QUEUES}
         """When each of those that have not come back was sent, oldest first."""
+        self._dropped = logs.Tally(log.info, "a marker that tells nothing is dropped")
         self.asked_at = -math.inf
         """When it was last seen what waits."""
 
@@ -66,13 +71,17 @@ class Hearing:
         return self.until
 
     def is_marker(self, delivery: Delivery) -> bool:
-        return topology.MARKER_HEADER in delivery.headers
+        """Whether a coordinator may have put it there."""
+        is_bare = not (delivery.body or delivery.exchange)
+        return is_bare and topology.MARKER_HEADER in delivery.headers
 
     def hear(self, delivery: Delivery) -> None:
         """A marker came back, and all before it is dealt with."""
         markers = self._markers.get(delivery.queue, {})
         sent_at = markers.get(delivery.headers[topology.MARKER_HEADER])
-        if sent_at is not None:
+        if sent_at is None:
+            self._dropped.add(queue=delivery.queue)
+        else:
             self._until[delivery.queue] = max(self._until[delivery.queue], sent_at)
             self._markers[delivery.queue] = {
                 token: at for token, at in markers.items() if at > sent_at

@@ -21,7 +21,14 @@ from leveret_broker.messages import (
     Verdict,
 )
 from leveret_coordinator import states
-from leveret_coordinator.decision import Answer, Decision, Judged, LateOutcome, Stopped
+from leveret_coordinator.decision import (
+    Answer,
+    Decision,
+    Judged,
+    LateOutcome,
+    Stopped,
+    StoppedByStranger,
+)
 from leveret_coordinator.facts import Facts
 from leveret_coordinator.records import (
     Attempt,
@@ -97,6 +104,7 @@ class Ledger:
         self._verdicts: list[Judged] = []
         self._suspects: dict[str, None] = {}
         self._refused: list[LateOutcome] = []
+        self._strangers: list[StoppedByStranger] = []
 
     def _edges(self, pairs: Iterable[tuple[str, Run]]) -> dict[str, dict[str, None]]:
         edges: dict[str, dict[str, None]] = {}
@@ -319,6 +327,11 @@ class Ledger:
     def suspect(self, worker: str) -> None:
         self._suspects[worker] = None
 
+    def note_stranger(self, news: Outcome, worker: str) -> None:
+        """Somebody else has stopped this attempt."""
+        told = StoppedByStranger(run=news.run, attempt=news.attempt, worker=worker)
+        self._strangers.append(told)
+
     def refuse(self, news: Outcome | Started | Claim, worker: str, reason: str) -> None:
         self._refused.append(
             LateOutcome(
@@ -359,6 +372,7 @@ class Ledger:
             shipped=tuple(self._shipped),
             suspects=tuple(self._suspects),
             refused=tuple(self._refused),
+            strangers=tuple(self._strangers),
         )
 
     def _still_pending(self, runs: Iterable[str]) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ def _started(started: Started, worker: str, ledger: Ledger) -> None:
     run = _current(started, "started", worker, ledger)
     if run is None:
         return
-    if run.holder is not None and run.holder.worker != worker:
-        _refuse(started, worker, f"{run.holder.worker} executes it", ledger)
+    if other := _other_holder(run, worker):
+        _refuse(started, worker, f"{other} executes it", ledger)
         return
     hold(
         run,
@@ -83,10 +83,34 @@ def hold(
     )
 
 
+def _stopped(outcome: Outcome, worker: str, ledger: Ledger) -> None:
+    """A worker was told to end an attempt.
+
+    If the run has come further since, that was the coordinator's order. Otherwise somebody else
+    gave it, who can write to the worker's control queue. What executed there is lost: it counts as
+    that does, so that no number of such orders has a run executed for ever.
+    """
+    run = ledger.run(outcome.run)
+    if run is None or run.attempt != outcome.attempt or run.state not in states.ACTIVE:
+        return
+    if _other_holder(run, worker):
+        return
+    ledger.note_stranger(outcome, worker)
+    reason = f"the worker {ledger.worker(worker) or worker} was told to stop it by a stranger"
+    lost = {"state": "lost", "failure": ending.failure_of(ending.WORKER_LOST, reason)}
+    _ended(outcome.model_copy(update=lost), worker, ledger)
+
+
 def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
+    if outcome.state == "stopped":
+        _stopped(outcome, worker, ledger)
+        return
     event = _EVENTS[outcome.state]
     run = _current(outcome, event, worker, ledger)
     if run is None:
+        return
+    if outcome.state == "returned" and (other := _other_holder(run, worker)):
+        _refuse(outcome, worker, f"{other} executes it", ledger)
         return
     ledger.put_attempt(
         Attempt(
@@ -152,12 +176,17 @@ def _current(
         _refuse(news, worker, "no such run", ledger)
     elif run.attempt != news.attempt:
         _refuse(news, worker, f"the attempt is {run.attempt}", ledger)
-    elif run.state not in ("pending", "queued", "running"):
+    elif run.state not in states.ACTIVE:
         _refuse(news, worker, f"the run is {run.state}", ledger)
     else:
         assert states.allows(run.state, event)
         return run
     return None
+
+
+def _other_holder(run: Run, worker: str) -> str | None:
+    """The worker that executes the run's attempt, if it is another one."""
+    return run.holder.worker if run.holder is not None and run.holder.worker != worker else None
 
 
 def _refuse(news: Outcome | Started, worker: str, reason: str, ledger: Ledger) -> None:

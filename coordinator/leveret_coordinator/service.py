@@ -103,6 +103,9 @@ class CoordinatorService:
         self._consumers: list[Consumer] = []
         self._loop: asyncio.Task[None] | None = None
         self._refused_outcomes = 0
+        self._strangers = logs.Tally(
+            log.warning, "an attempt was stopped by a control message of somebody else"
+        )
 
     def _made_janitor(self) -> Janitor | None:
         given = self._settings
@@ -393,6 +396,8 @@ class CoordinatorService:
         with self._publisher.later_on_failure():
             await self._carry_out(decision)
         self._count(decision.refused)
+        for each in decision.strangers:
+            self._strangers.add(run=each.run, attempt=each.attempt, worker=each.worker)
 
     async def _carry_out(self, decision: Decision) -> None:
         """Publish what was decided and is committed."""

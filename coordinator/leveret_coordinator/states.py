@@ -54,20 +54,21 @@ CAUSE: dict[Event, str] = {
     "reopened": "somebody retries or resumes it, or its parent calls it again in a later round",
 }
 
-_ACTIVE: tuple[RunState, ...] = ("pending", "queued", "running")
+ACTIVE: tuple[RunState, ...] = ("pending", "queued", "running")
+"""An attempt may be executed."""
 
 TRANSITIONS: dict[tuple[RunState, Event], RunState] = {
     ("pending", "published"): "queued",
     ("queued", "published"): "queued",
     ("running", "published"): "running",
-    **{(state, "started"): "running" for state in _ACTIVE},
-    **{(state, "delayed"): "waiting" for state in _ACTIVE},
-    **{(state, "parked"): "parked" for state in _ACTIVE},
+    **{(state, "started"): "running" for state in ACTIVE},
+    **{(state, "delayed"): "waiting" for state in ACTIVE},
+    **{(state, "parked"): "parked" for state in ACTIVE},
     ("waiting", "provided"): "pending",
-    **{(state, "requeued"): "pending" for state in (*_ACTIVE, "waiting")},
-    **{(state, "succeeded"): "succeeded" for state in (*_ACTIVE, "waiting")},
-    **{(state, "failed"): "failed" for state in (*_ACTIVE, "waiting", "parked")},
-    **{(state, "cancelled"): "cancelled" for state in (*_ACTIVE, "waiting", "parked")},
+    **{(state, "requeued"): "pending" for state in (*ACTIVE, "waiting")},
+    **{(state, "succeeded"): "succeeded" for state in (*ACTIVE, "waiting")},
+    **{(state, "failed"): "failed" for state in (*ACTIVE, "waiting", "parked")},
+    **{(state, "cancelled"): "cancelled" for state in (*ACTIVE, "waiting", "parked")},
     **{(state, "reopened"): "pending" for state in ("parked", "failed", "cancelled")},
     # A confirmation is written after the publication, so more may have happened meanwhile.
     **{

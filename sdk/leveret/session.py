@@ -23,6 +23,7 @@ from leveret.awaited import Awaited
 from leveret.errors import CoordinatorUnreachable, LeveretError, PayloadError
 from leveret.pending import Pending, mailbox_of
 from leveret_broker import batches, codec, identifiers, logs, messages, topology
+from leveret_broker.aside import Aside
 from leveret_broker.errors import (
     Forbidden,
     MalformedMessage,
@@ -68,9 +69,8 @@ class Session:
         self._runs = Awaited(post=self._post, send=self._enqueue, send_again=self._send_again)
         self._requests: dict[str, Pending] = {}
         self._unanswered: dict[str, messages.Wire] = {}
-        self._dropped = 0
-        """Replies that could not be read."""
         """What was asked under each request's number."""
+        self._aside = Aside(transport, log)
         self._waiting: list[messages.Submission] = []
         self._submitting: set[str] = set()
         """Runs whose submission is published and not yet confirmed."""
@@ -177,9 +177,8 @@ class Session:
         try:
             batch = codec.decode(delivery.body, messages.Replies)
         except MalformedMessage as error:
-            self._dropped += 1
-            log.warning("reply dropped", session=self.id, reason=str(error), count=self._dropped)
-            delivery.reject()
+            aside = self._aside.put(delivery, f"malformed: {error}", exchange=self.exchange)
+            self._spawn(aside)
             return
         for reply in batch.replies:
             self._take(reply)

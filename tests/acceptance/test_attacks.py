@@ -29,7 +29,7 @@ from leveret.origin import Origin
 from leveret.payload import Context
 from leveret_broker import codec, identifiers, messages, topology
 from tests.acceptance.apps import target
-from tests.acceptance.durable import KEY, PROJECT, DurableSite, becomes
+from tests.acceptance.durable import KEY, PROJECT, TASKS, DurableSite, becomes, reaches
 from tests.acceptance.processes import Process
 from tests.sdk.forging import laid_out
 
@@ -269,6 +269,95 @@ async def test_a_forged_generation_is_ignored(site: DurableSite) -> None:
     check_unharmed(processes, pids, marker)
 
 
+FORGED: dict[str, Callable[[str], messages.Control]] = {
+    "stop": lambda run: messages.Control(stop=(messages.Stop(run=run, attempt=1),)),
+    "stop for ever": lambda run: messages.Control(stop=(messages.Stop(run=run, attempt=2**40),)),
+    "refusal": lambda run: messages.Control(
+        verdicts=(messages.Verdict(run=run, attempt=1, granted=None),)
+    ),
+}
+"""Orders to end an attempt."""
+
+
+async def test_a_run_that_a_stranger_stops_is_executed_again_and_ends_once(
+    site: DurableSite,
+) -> None:
+    coordinator, _ = site.together(
+        ("coordinator", "--catalog", "catalog.sqlite"), ("worker", TARGET, TASKS)
+    )
+    async with attacker(site) as channel, site.client() as client:
+        (known,) = await client.workers()
+        control = topology.control_queue(known.id).name
+        runs = {name: await client.start("draw", name) for name in FORGED}
+        for run in runs.values():
+            await reaches(client, run.id, "running")
+        for name, run in runs.items():
+            await put(channel, control, codec.encode(FORGED[name](run.id)))
+        for run in runs.values():
+            await reaches(client, run.id, "running", attempt=2)
+        site.let_pass()
+        for run in runs.values():
+            assert await run.result() == 1, "the second number that was drawn"
+            (row,) = await client.show(run.id)
+            assert [each.state for each in row.attempts] == ["lost", "succeeded"]
+            failure = row.attempts[0].failure
+            assert failure is not None
+            assert "was told to stop it by a stranger" in failure.message
+        ids = {run.id for run in runs.values()}
+        assert site.counts("end") == Counter(ids)
+        assert site.counts("start") == Counter(dict.fromkeys(ids, 2))
+        told = "an attempt was stopped by a control message of somebody else"
+        assert told in coordinator.text()
+
+        async def is_idle() -> bool:
+            return (await client.workers())[0].busy == 0
+
+        # The coordinator's own orders are nothing to warn of.
+        busy = await client.start(target.wait_for_nothing())
+        await reaches(client, busy.id, "running")
+        await client.cancel(busy.id)
+        await becomes(is_idle, "it is stopped")
+        assert await target.mirror("fine") == "fine"
+        assert (await client.show(busy.id))[0].state == "cancelled"
+        assert busy.id not in coordinator.text()
+
+
+async def test_what_is_no_control_message_and_no_reply_is_set_aside_with_its_reason(
+    site: DurableSite,
+) -> None:
+    marker, processes = site.folder / "marker", await served(site)
+    pids = [process.pid for process in processes]
+    async with attacker(site) as channel, site.client() as client:
+        (worker,) = await client.workers()
+        control = topology.control_queue(worker.id).name
+        replies = topology.reply_queue_name(client.connection.session.id)
+        requests = topology.REQUESTS.name
+        strange = codec.encode(messages.Control()), codec.encode(messages.Replies(replies=()))
+        await put(channel, control, b"nonsense", *strange)
+        await put(channel, replies, b"nonsense", codec.encode(messages.Control()))
+        posing = aio_pika.Message(b"nonsense", headers={topology.MARKER_HEADER: "0" * 32})
+        await channel.default_exchange.publish(posing, routing_key=requests)
+
+        async def are_set_aside() -> bool:
+            return bool((await dead(site))["count"] == 6)
+
+        await becomes(are_set_aside, "all of them are set aside")
+        groups = (await dead(site))["groups"]
+        reasons = Counter({(each["queue"], each["reason"]): each["count"] for each in groups})
+        assert reasons == Counter(
+            {
+                (control, "malformed: not msgpack"): 1,
+                (control, "malformed: type"): 1,
+                (control, "unknown: it says nothing that this version knows"): 1,
+                (replies, "malformed: not msgpack"): 1,
+                (replies, "malformed: type"): 1,
+                (requests, "malformed: not msgpack"): 1,
+            }
+        )
+        assert await target.mirror("fine") == "fine"
+    check_unharmed(processes, pids, marker)
+
+
 # -- messages -------------------------------------------------------------------------------------
 
 
@@ -395,15 +484,17 @@ async def test_ten_thousand_damaged_messages_stop_nothing(site: DurableSite) -> 
         counts: Counter[str] = Counter()
         for group in found["groups"]:
             counts[group["queue"]] += group["count"]
-            assert group["reason"].startswith(("malformed: ", "no such run")), group
+            assert group["reason"].startswith(("malformed: ", "unknown: ", "no such run")), group
         assert counts.total() == found["count"]
         for name in queues:
-            if name != "replies":  # a caller drops what is no reply
-                assert counts[names.get(name, name)] > FUZZED / 3, counts
+            assert counts[names.get(name, name)] > FUZZED / 3, counts
         assert len(found["groups"]) < FUZZED / 10, "few reasons, whatever the particulars"
         shown = await dead(site, "--show", found["groups"][0]["example"])
         assert shown["queue"] == found["groups"][0]["queue"]
         assert shown["reason"].startswith(found["groups"][0]["reason"])
-        logged = [process.text().count("message set aside") for process in processes]
-        assert all(count > FUZZED / 3 for count in logged), logged  # the count stands in the last
+        coordinator, worker_ = [process.text() for process in processes]
+        assert coordinator.count("message set aside") > FUZZED / 3
+        lines = [line for line in worker_.splitlines() if "message set aside" in line]
+        assert len(lines) < 20, "not one each"
+        assert json.loads(lines[-1])["count"] > FUZZED / 3
     check_unharmed(processes, pids, marker)

@@ -516,6 +516,52 @@ def _beat(worker: str) -> m.Heartbeat:
     )
 
 
+class Onlooker:
+    """May do everything, and takes what is set aside."""
+
+    def __init__(self, transport: RabbitTransport) -> None:
+        self.transport = transport
+        self._letters: list[tuple[str, str]] = []
+
+    def take(self, delivery: Delivery) -> None:
+        headers = delivery.headers
+        self._letters.append((headers[topology.ORIGIN_HEADER], headers[topology.REASON_HEADER]))
+        delivery.ack()
+
+    async def letters(self, count: int) -> list[tuple[str, str]]:
+        """So many, each with the queue in which it was and the reason."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self._letters) < count:
+                await asyncio.sleep(0.05)
+        return self._letters
+
+
+@asynccontextmanager
+async def onlooker(place: Place) -> AsyncGenerator[Onlooker]:
+    transport = RabbitTransport(place.broker.node.url, name="onlooker")
+    await transport.open()
+    try:
+        look = Onlooker(transport)
+        await transport.consume(topology.DEAD.name, look.take, prefetch=0)
+        yield look
+    finally:
+        await transport.close()
+
+
+async def test_what_users_of_a_project_cannot_read_they_set_aside_through_its_exchange(
+    place: Place,
+) -> None:
+    async with client(place, "anna", MINE) as mine, onlooker(place) as look:
+        (worker,) = await mine.workers()
+        control = topology.control_queue(worker.id).name
+        replies = topology.reply_queue_name(mine.connection.session.id)
+        for queue in (control, replies):
+            await look.transport.publish(Outgoing(queue=queue, body=b"nonsense"))
+        letters = await look.letters(2)
+        assert {queue for queue, _ in letters} == {control, replies}
+        assert all(reason.startswith("malformed: not msgpack") for _, reason in letters)
+
+
 async def test_what_names_another_project_is_set_aside_with_its_reason(
     place: Place, speaker: Speaker
 ) -> None:
@@ -543,26 +589,14 @@ async def test_what_names_another_project_is_set_aside_with_its_reason(
         ),
         (m.Cancel(session=s, runs=(), project=THEIRS), FOREIGN_PROJECT),
     ]
-    transport = RabbitTransport(place.broker.node.url, name="onlooker")
-    await transport.open()
-    reasons: list[str] = []
-
-    def take(delivery: Delivery) -> None:
-        reasons.append(delivery.headers[topology.REASON_HEADER])
-        delivery.ack()
-
-    try:
-        await transport.consume(topology.DEAD.name, take, prefetch=0)
+    async with onlooker(place) as look:
         for message, _ in said:
             await speaker.say(message)
         joins = m.Outcomes(worker=w, join=_beat(other))
         await speaker.say(joins, topology.OUTCOMES.name)
         assert await speaker.settle() == []
-        async with asyncio.timeout(PATIENCE):
-            while len(reasons) < len(said) + 1:
-                await asyncio.sleep(0.05)
-    finally:
-        await transport.close()
+        letters = await look.letters(len(said) + 1)
+    reasons = [reason for _, reason in letters]
     assert all(reason.startswith("refused: from the project 'a', and ") for reason in reasons)
     told = [next(ending for ending in ENDINGS if reason.endswith(ending)) for reason in reasons]
     assert Counter(told) == Counter([*(ending for _, ending in said), FOREIGN_ID])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leveret_broker.logs import EventLogger, JsonLines, redacted
+from leveret_broker.logs import EventLogger, JsonLines, Tally, redacted
 
 
 @pytest.fixture
@@ -102,3 +102,15 @@ def test_no_url_in_a_line_has_a_password(output: io.StringIO) -> None:
 @pytest.mark.parametrize("text", ["12:30 amqp://host:5672/a@b", "a@b: c", "http://host/x:y@z"])
 def test_what_is_no_password_stays(text: str) -> None:
     assert redacted(text) == text
+
+
+def test_of_what_comes_in_floods_few_lines_are_logged_and_all_are_counted(
+    output: io.StringIO,
+) -> None:
+    tally = Tally(EventLogger("test.lines").warning, "dropped")
+    for number in range(1, 1001):
+        tally.add(number=number)
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert [line["count"] for line in lines] == [2**power for power in range(10)]
+    assert lines[-1]["number"] == 512
+    assert tally.count == 1000

@@ -31,8 +31,17 @@ class _Listener:
         self.unheard: list[Delivery] = []
         self.hearing = Hearing(transport, self.clock, lambda: bool(self.unheard))
 
-    async def put(self, queue: str = REQUESTS, headers: dict[str, str] | None = None) -> None:
-        await self.transport.publish(Outgoing(body=b"x", queue=queue, headers=headers or {}))
+    async def put(
+        self,
+        queue: str = REQUESTS,
+        *,
+        body: bytes = b"x",
+        marker: str | None = None,
+        exchange: str | None = None,
+    ) -> None:
+        headers = {} if marker is None else {topology.MARKER_HEADER: marker}
+        outgoing = Outgoing(body=body, queue=queue, headers=headers, exchange=exchange)
+        await self.transport.publish(outgoing)
 
     async def take(self, queue: str = REQUESTS) -> list[Delivery]:
         """All that waits there."""
@@ -101,12 +110,20 @@ async def test_what_was_delivered_and_not_dealt_with_is_not_heard(
 async def test_a_marker_of_somebody_else_tells_nothing(listener: _Listener) -> None:
     await listener.put()
     await listener.hearing.listen()
-    await listener.put(headers={topology.MARKER_HEADER: "a guess"})
+    await listener.put(marker="a guess", body=b"")
     [_, own, other] = await listener.take()
     listener.hear([other])
     assert listener.hearing.until == -math.inf
     listener.hear([own, own])
     assert listener.hearing.until == START
+
+
+async def test_what_says_something_or_came_another_way_is_no_marker(listener: _Listener) -> None:
+    """It is read as any other, and set aside if that can't be done."""
+    await listener.transport.declare(*topology.exchanges("p"))
+    await listener.put(marker="1", body=b"x")
+    await listener.put(marker="2", body=b"", exchange=topology.project_exchange("p"))
+    assert [listener.hearing.is_marker(each) for each in await listener.take()] == [False, False]
 
 
 async def test_what_was_on_its_way_when_the_connection_broke_tells_nothing(

@@ -45,7 +45,15 @@ RUNS = [build.run_id(number) for number in range(1, 9)]
 PARENTS = [None, RUNS[0], RUNS[0], RUNS[1], RUNS[3], None, RUNS[5], RUNS[5]]
 STEPS = {RUNS[2], RUNS[7]}
 WORKERS = ("w1", "w2", "w3")
-ENDS: tuple[AttemptEnd, ...] = ("succeeded", "failed", "failed", "timed-out", "lost", "returned")
+ENDS: tuple[AttemptEnd, ...] = (
+    "succeeded",
+    "failed",
+    "failed",
+    "timed-out",
+    "lost",
+    "returned",
+    "stopped",
+)
 OPTIONS = (
     RunOptions(),
     RunOptions(lost_retries=0),

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from leveret_broker.messages import Failure, Finished, Outcome, Outcomes, RunOptions
+from leveret_broker.messages import (
+    AttemptEnd,
+    Cancel,
+    Failure,
+    Finished,
+    Outcome,
+    Outcomes,
+    RunOptions,
+)
 from leveret_coordinator.facts import Message
 from leveret_coordinator.records import (
     Holder,
@@ -237,7 +245,7 @@ def test_a_workflow_that_only_repeats_what_it_did_has_not_come_further() -> None
 
 
 def test_the_lost_attempts_are_looked_up_with_their_workers() -> None:
-    for message in (ORPHAN, _lost(), build.claim(ROOT)):
+    for message in (ORPHAN, _lost(), _stopped(), build.claim(ROOT)):
         assert needs(message).lost == {ROOT}
         assert needs(message).workers == {"w"}
     assert needs(build.outcomes(build.outcome(ROOT, "failed"))).lost == frozenset()
@@ -256,6 +264,73 @@ def test_what_a_worker_gives_back_is_the_next_attempt_and_costs_nothing(holder: 
     assert [(each.number, each.state) for each in decision.attempts] == [(1, "returned")]
     assert decision.dispatched == (ROOT,)
     assert decision.stops == ()
+
+
+@pytest.mark.parametrize("state", ["returned", "stopped"])
+def test_nobody_speaks_for_an_attempt_that_another_worker_has(state: AttemptEnd) -> None:
+    told = build.outcomes(build.outcome(ROOT, state), worker="other")
+    decision = decide(facts(_running()), told)
+    assert not decision.writes
+    assert (decision.dispatched, decision.strangers) == ((), ())
+
+
+# -- stopped by an order --------------------------------------------------------------------------
+
+
+def _stopped(attempt: int = 1) -> Outcomes:
+    """As a worker tells it: it can't know whose order that was."""
+    told = Outcome(run=ROOT, attempt=attempt, state="stopped", started_at=1.0, finished_at=2.0)
+    return build.outcomes(told)
+
+
+@pytest.mark.parametrize("now", [_running(), run(ROOT, definition=FIT)], ids=["held", "unheard of"])
+def test_what_a_stranger_stopped_is_lost_and_followed_by_the_next_attempt(now: Run) -> None:
+    decision = decide(facts(now, workers=[worker()]), _stopped())
+    again = only(decision)
+    assert (again.state, again.attempt, again.round) == ("pending", 2, 1)
+    assert (again.losses, again.failures, again.holder) == (1, 0, None)
+    assert decision.dispatched == (ROOT,)
+    [attempt] = decision.attempts
+    assert (attempt.number, attempt.state, attempt.worker) == (1, "lost", "w")
+    assert attempt.failure is not None
+    assert attempt.failure.message == (
+        "the worker w (process 7 on host) was told to stop it by a stranger"
+    )
+    [stranger] = decision.strangers
+    assert (stranger.run, stranger.attempt, stranger.worker) == (ROOT, 1, "w")
+
+
+def test_strangers_that_stop_every_attempt_end_the_run() -> None:
+    decision = decide(facts(_running(losses=3, attempt=4), workers=[worker()]), _stopped(4))
+    assert ended(decision) == [(ROOT, "failed")]
+    failure = only(decision).failure
+    assert failure is not None
+    assert failure.type == "leveret.errors.WorkerLost"
+    assert failure.message.endswith("was told to stop it by a stranger")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        run(ROOT, "cancelled"),
+        run(ROOT, "parked"),
+        run(ROOT, "waiting"),
+        run(ROOT, "running", attempt=2, holder=HELD),
+        run(CHILD, "running", holder=HELD),
+    ],
+    ids=["ended", "parked", "waiting", "next attempt", "other run"],
+)
+def test_what_the_coordinator_itself_stopped_needs_no_word(now: Run) -> None:
+    decision = decide(facts(now), _stopped())
+    assert not decision.writes
+    assert (decision.refused, decision.strangers, decision.dispatched) == ((), (), ())
+
+
+def test_a_run_that_is_cancelled_in_the_batch_that_tells_of_the_stop_stays_cancelled() -> None:
+    cancel = Cancel(session="s", runs=(ROOT,))
+    decision = decide(facts(_running(), below=[(ROOT, _running())]), cancel, _stopped())
+    assert ended(decision) == [(ROOT, "cancelled")]
+    assert decision.dispatched == ()
 
 
 # -- vanished -------------------------------------------------------------------------------------

@@ -296,6 +296,22 @@ async def test_what_is_no_message_is_set_aside_with_its_reason(
 
 
 @pytest.mark.usefixtures("service")
+async def test_a_request_that_poses_as_a_marker_is_a_request(caller: peers.Caller) -> None:
+    await caller.consume("leveret.dead")
+    hello = codec.encode(Hello(session="s", request="1"))
+    for body in (b"nonsense", hello):
+        headers = {topology.MARKER_HEADER: "a guess"}
+        await caller.transport.publish(
+            Outgoing(body=body, queue=topology.REQUESTS.name, headers=headers)
+        )
+    await caller.until_replies(1)
+    await caller.until(lambda: bool(caller.deliveries["leveret.dead"]))
+    [dead] = caller.deliveries["leveret.dead"]
+    assert dead.body == b"nonsense"
+    assert dead.headers[topology.REASON_HEADER].startswith("malformed: not msgpack")
+
+
+@pytest.mark.usefixtures("service")
 async def test_what_comes_through_an_exchange_of_a_project_speaks_for_that_project_only(
     caller: peers.Caller,
 ) -> None:

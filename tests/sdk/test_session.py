@@ -14,7 +14,7 @@ from leveret_broker import codec, identifiers, messages, topology
 from leveret_broker.errors import BrokerBlocked, Refused, TransportError
 from leveret_broker.lifecycle import Connected
 from leveret_broker.memory import MemoryBroker, MemoryTransport
-from leveret_broker.transport import Outgoing
+from leveret_broker.transport import Delivery, Outgoing
 from leveret_coordinator.service import CoordinatorService
 
 
@@ -339,12 +339,39 @@ async def test_a_coordinator_that_is_away_is_waited_for(site: Site) -> None:
         await pending.until(lambda pending: pending.is_accepted)
 
 
-async def test_a_reply_that_is_no_reply_is_set_aside(site: Site) -> None:
+async def test_a_reply_that_is_no_reply_is_set_aside_with_its_reason(site: Site) -> None:
     queue = topology.reply_queue_name(site.session.id)
+    dead: asyncio.Queue[Delivery] = asyncio.Queue()
+    await site.transport.consume(topology.DEAD.name, dead.put_nowait, prefetch=0)
     await site.transport.publish(Outgoing(queue=queue, body=b"garbage"))
     pending = site.session.submit(site.submission())
     async with asyncio.timeout(5):
         await pending.until(lambda pending: pending.is_accepted)
+        letter = await dead.get()
+    assert letter.body == b"garbage"
+    assert letter.headers[topology.REASON_HEADER].startswith("malformed: not msgpack")
+    assert letter.headers[topology.ORIGIN_HEADER] == queue
+
+
+async def test_replies_that_nobody_may_set_aside_are_dropped_counted_and_told_in_few_lines(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = topology.reply_queue_name(site.session.id)
+    await site.transport.delete(topology.DEAD.name)
+    for _ in range(9):
+        await site.transport.publish(Outgoing(queue=queue, body=b"garbage"))
+    async with asyncio.timeout(5):
+        while "message dropped, since it can't be set aside" not in caplog.text or (
+            "count=8" not in caplog.text
+        ):
+            await asyncio.sleep(0.01)
+    assert caplog.text.count("message set aside") == 4
+    pending = site.session.submit(site.submission())
+    async with asyncio.timeout(5):
+        await pending.until(lambda pending: pending.is_accepted)
+    status = await site.transport.inspect(queue)
+    assert status is not None
+    assert status.messages == 0
 
 
 async def test_what_is_asked_of_a_stopped_session_fails_at_once(site: Site) -> None:

@@ -200,13 +200,16 @@ async def test_a_claim_granted_as_an_attempt_that_is_here_already_is_settled(ben
     assert await bench.left_in_the_queue() == 0
 
 
-async def test_a_claim_granted_as_an_attempt_that_was_stopped_meanwhile_is_forgotten(
+async def test_a_claim_granted_as_an_attempt_that_was_stopped_meanwhile_is_returned(
     bench: Bench,
 ) -> None:
+    """If somebody else has stopped it, the coordinator has it executed as the next one."""
     await bench.deliver("a", again=True)
     bench.stop("a", attempt=2)
     bench.grant("a", 2)
     assert bench.runner.begun == []
+    (outcome,) = await bench.outcomes()
+    assert (outcome.run, outcome.attempt, outcome.state) == ("a", 2, "returned")
     assert await bench.left_in_the_queue() == 0
 
 
@@ -240,7 +243,7 @@ async def test_a_verdict_that_refuses_what_executes_stops_it(bench: Bench) -> No
     bench.grant("a", None)
     assert bench.runner.stopped == ["a"]
     bench.runner.end("a")
-    assert await bench.reported() == []
+    assert await bench.ends() == {"a": "stopped"}
     assert await bench.left_in_the_queue() == 0
 
 
@@ -279,6 +282,34 @@ async def test_a_stop_of_an_earlier_attempt_forgets_none_of_a_later_stop(bench: 
     bench.stop("a", attempt=1)
     await bench.deliver("a", attempt=3)
     assert bench.runner.begun == []
+
+
+async def test_what_was_stopped_for_ever_starts_if_the_coordinator_grants_it(bench: Bench) -> None:
+    """Only what nobody need be asked about is left out unasked: the stop may be a stranger's."""
+    bench.stop("a", attempt=2**40)
+    await bench.deliver("a")
+    assert await claims(bench) == []
+    await bench.deliver("a", again=True)
+    assert bench.runner.begun == []
+    assert await claims(bench) == [("a", 1, True)]
+    bench.grant("a", 2)
+    assert bench.runner.begun == ["a"]
+    bench.stop("a", attempt=2**40)
+    bench.runner.end_stopped("a")
+    assert await bench.ends() == {"a": "stopped"}
+    await bench.deliver("a", attempt=3, claim=True)
+    bench.grant("a", 3, attempt=3)
+    bench.runner.end("a")
+    assert await bench.ends() == {"a": "succeeded"}
+
+
+async def test_a_refusal_of_what_was_stopped_is_a_refusal(bench: Bench) -> None:
+    bench.stop("a", attempt=1)
+    await bench.deliver("a", again=True)
+    bench.grant("a", None)
+    assert bench.runner.begun == []
+    assert await bench.reported() == []
+    assert await bench.left_in_the_queue() == 0
 
 
 async def test_a_stop_leaves_later_attempts_alone(bench: Bench) -> None:

@@ -140,13 +140,13 @@ async def test_an_error_that_came_while_it_was_stopped_does_not_count(bench: Ben
     assert await bench.ends() == {"a": "timed-out"}
 
 
-async def test_a_run_cancelled_while_it_times_out_is_not_reported(bench: Bench) -> None:
+async def test_a_run_cancelled_while_it_times_out_is_reported_as_stopped(bench: Bench) -> None:
     await bench.deliver("a", timeout=5)
     await bench.clock.let_pass(5)
     bench.stop("a")
     assert bench.runner.stopped == ["a"]  # once
     bench.runner.end_stopped("a")
-    assert await bench.reported() == []
+    assert await bench.ends() == {"a": "stopped"}
 
 
 async def test_a_lease_that_is_confirmed_while_it_is_stopped_changes_nothing(
@@ -160,7 +160,7 @@ async def test_a_lease_that_is_confirmed_while_it_is_stopped_changes_nothing(
     bench.stop("a")
     assert bench.runner.stopped == ["a"]
     bench.runner.end_stopped("a")
-    assert await bench.reported() == []
+    assert await bench.ends() == {"a": "stopped"}
     assert await bench.left_in_the_queue() == 0
 
 
@@ -204,13 +204,13 @@ async def test_what_is_left_to_itself_makes_room(bench: Bench) -> None:
     assert bench.executor.busy == 2
 
 
-async def test_a_cancelled_run_that_is_left_to_itself_is_settled_and_not_reported(
+async def test_a_cancelled_run_that_is_left_to_itself_is_settled_and_reported_as_stopped(
     bench: Bench,
 ) -> None:
     await bench.deliver("a")
     bench.stop("a")
     await bench.clock.let_pass(10)
-    assert await bench.reported() == []
+    assert await bench.ends() == {"a": "stopped"}
     assert bench.executor.held(QUEUE) == 0
     assert await bench.left_in_the_queue() == 0
 

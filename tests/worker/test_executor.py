@@ -90,12 +90,14 @@ async def test_a_run_that_ended_but_is_not_confirmed_is_not_executed_again(bench
     assert await bench.left_in_the_queue() == 0
 
 
-async def test_a_cancelled_run_is_stopped_and_not_reported(bench: Bench) -> None:
+async def test_a_cancelled_run_is_stopped_and_tells_that_without_its_result(bench: Bench) -> None:
     await bench.deliver("a")
     bench.stop("a")
     assert bench.runner.stopped == ["a"]
     bench.runner.end("a")
-    assert await bench.reported() == []
+    (outcome,) = await bench.outcomes()
+    assert (outcome.run, outcome.attempt, outcome.state) == ("a", 1, "stopped")
+    assert (outcome.result, outcome.error) == (None, None)
     assert await bench.left_in_the_queue() == 0
 
 

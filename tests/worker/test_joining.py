@@ -160,7 +160,7 @@ async def test_it_stops_what_it_is_told_to_stop(site: Site, is_for_all: bool) ->
         await site.coordinator.tell(site.worker.id, control)
     await site.until(lambda: held.unwound == ["a"])
     await site.execute("b")
-    assert site.coordinator.ends == {}
+    await site.coordinator.until(lambda: site.coordinator.ends == {"a": "stopped"})
 
 
 async def test_what_it_claims_starts_when_that_is_granted(site: Site) -> None:
@@ -208,7 +208,7 @@ async def test_what_executes_and_is_refused_is_stopped(site: Site) -> None:
     await site.coordinator.tell(site.worker.id, Control(verdicts=(verdict,)))
     await site.until(lambda: held.unwound == ["a"])
     await site.execute("b")
-    assert site.coordinator.ends == {}
+    await site.coordinator.until(lambda: site.coordinator.ends == {"a": "stopped"})
 
 
 async def test_what_waits_goes_back_and_is_claimed_when_it_comes_again(site: Site) -> None:
@@ -330,7 +330,7 @@ async def test_what_was_on_its_way_when_it_stopped_consuming_goes_back(site: Sit
     await site.coordinator.tell_all(Control(stop=(Stop(run="a", attempt=1),)))
     await stopping
     assert held.begun == ["a"]
-    assert site.coordinator.ends == {}
+    assert site.coordinator.ends == {"a": "stopped"}
 
 
 async def test_it_listens_until_it_has_left(site: Site) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from leveret import define, payload
@@ -115,9 +116,23 @@ async def test_what_is_no_invocation_is_set_aside_and_work_goes_on(
     assert isinstance(await site.run("answer"), messages.Finished)
 
 
-async def test_a_control_message_of_another_kind_is_set_aside(site: Site) -> None:
-    await site.transport.publish(Outgoing(fanout=topology.control_exchange("p"), body=b"garbage"))
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"garbage", "malformed: not msgpack"),
+        (codec.encode(messages.Replies(replies=())), "malformed: type"),
+        (codec.encode(messages.Control()), "unknown: it says nothing"),
+        (msgpack.packb({"v": codec.PROTOCOL, "explode": True}), "unknown: it says nothing"),
+    ],
+    ids=["no msgpack", "of another queue", "empty", "of another version"],
+)
+async def test_a_control_message_of_another_kind_is_set_aside(
+    site: Site, body: bytes, reason: str
+) -> None:
+    await site.transport.publish(Outgoing(fanout=topology.control_exchange("p"), body=body))
     dead = await site.next_of(topology.DEAD.name)
+    assert dead.body == body
+    assert dead.headers[topology.REASON_HEADER].startswith(reason)
     assert dead.headers[topology.ORIGIN_HEADER] == f"control:{site.worker.id}"
     assert isinstance(await site.run("answer"), messages.Finished)
 

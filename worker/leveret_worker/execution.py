@@ -9,10 +9,11 @@
                                  └──┬───┘             │
                                     ▼                 ▼
                                   ended ──────────────┴──▶ reported
-                                    │                 │
-    waiting, claiming ──────────────┴─────────────────┴──▶ dropped
 
-`leased` may end by itself too. What is `dropped` nobody wants, or it went back to its queue.
+    waiting, claiming ───────────────────────────────────▶ dropped
+
+`leased` may end by itself too. What is `dropped` nobody wants, or it went back to its queue. Of
+what was stopped by an order the coordinator hears, since the order may have been a stranger's.
 `executing`, `leased` and `stopping` count as running: they hold their slot, as `claiming` does.
 
 A delivery may carry several runs; it is settled when the last of them is done with. After a lost
@@ -51,16 +52,16 @@ NEXT: dict[State, tuple[State, ...]] = {
     "executing": ("leased", "stopping", "ended"),
     "leased": ("stopping", "ended"),
     "stopping": ("abandoned", "ended"),
-    "abandoned": ("reported", "dropped"),
-    "ended": ("reported", "dropped"),
+    "abandoned": ("reported",),
+    "ended": ("reported",),
     "reported": (),
     "dropped": (),
 }
 """What may follow each state."""
 
 StopCause = Literal["unwanted", "returned", "timed-out"]
-"""Why an execution is stopped: nobody wants its outcome any more, another worker goes on with it,
-or it took too long."""
+"""Why an execution is stopped: by an order, because nobody wants its outcome any more; because
+another worker goes on with it; or because it took too long."""
 
 
 class Bundle:
@@ -113,6 +114,9 @@ class Execution:
     """Somebody may have had it before."""
     is_doubtful: bool = False
     """Something may have been missed while it waited."""
+    over_before: int = 0
+    """The latest attempt at its run that was over when this one was claimed. The verdict on it is
+    later news."""
     is_claimed: bool = False
     """It was started by the coordinator's leave."""
     started_at: float | None = None
@@ -179,7 +183,7 @@ class Execution:
 
     @property
     def is_dropped(self) -> bool:
-        """Nobody wants its outcome any more."""
+        """It was stopped by somebody's order: what it may have made is not wanted."""
         return self.stopped_for == "unwanted"
 
     @property

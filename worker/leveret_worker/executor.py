@@ -121,10 +121,10 @@ class Executor:
     def accept(self, execution: Execution) -> None:
         """Take one more; it starts as soon as there is room."""
         execution.arrived_at = self._clock.now()
-        if self._known.is_over(execution.run, execution.number):
-            execution.settle()
-        elif known := self._known.find(execution.run, execution.number):
+        if known := self._known.find(execution.run, execution.number):
             known.join(execution)
+        elif self._is_over(execution):
+            execution.settle()
         else:
             # It was published because those before it are over, wherever they were.
             self._stop_up_to(execution.run, execution.number - 1)
@@ -132,8 +132,20 @@ class Executor:
             self._line.add(execution)
             self._start_next()
 
+    def _is_over(self, execution: Execution) -> bool:
+        """Whether there is nothing to execute.
+
+        What this worker has not executed itself may have been stopped by a stranger. So that counts
+        for what would start unasked only: what is claimed anyway starts as the coordinator says.
+        """
+        if self._known.is_confirmed(execution.run, execution.number):
+            return True
+        is_over = execution.number <= self._known.over_up_to(execution.run)
+        return is_over and not self._claims.are_needed_for(execution)
+
     def stop(self, stops: Iterable[messages.Stop]) -> bool:
-        """Execute these no more, now or when they arrive. Their outcomes are not wanted.
+        """Execute these no more, now or when they arrive. The coordinator is told what executed:
+        if it was not the coordinator who stopped that, it gives it to somebody again.
 
         Whether there were more than can be remembered: what arrives is to be claimed then.
         """
@@ -162,7 +174,7 @@ class Executor:
 
     def _return_unless_here(self, run: str, granted: int) -> None:
         """This worker got what it claimed, and has given it back meanwhile."""
-        if self._known.find(run, granted) or self._known.is_over(run, granted):
+        if self._known.find(run, granted) or self._known.is_confirmed(run, granted):
             return
         now = self._clock.now()
         returned = messages.Outcome(
@@ -171,7 +183,7 @@ class Executor:
         self._reporter.report(returned, lambda: None)
 
     def _decide(self, execution: Execution, granted: int | None) -> None:
-        if granted is None or self._known.is_over(execution.run, granted):
+        if granted is None or self._is_unwanted(execution, granted):
             self._drop(execution)
             return
         if granted != execution.number:
@@ -183,6 +195,14 @@ class Executor:
             self._known.rename(execution, granted)
         execution.is_claimed = True
         self._begin(execution)
+
+    def _is_unwanted(self, execution: Execution, granted: int) -> bool:
+        """Whether this attempt is over, as far as was heard since it was claimed.
+
+        If a stranger has stopped it, it goes back to the coordinator as one that is not here.
+        """
+        over = self._known.over_up_to(execution.run)
+        return over >= granted and over > execution.over_before
 
     def _stop_up_to(self, run: str, number: int) -> None:
         for execution in self._known.up_to(run, number):
@@ -223,6 +243,7 @@ class Executor:
         while (execution := self._line.next()) is not None:
             if self._claims.are_needed_for(execution):
                 execution.become("claiming")
+                execution.over_before = self._known.over_up_to(execution.run)
                 self._claims.make(execution)
             else:
                 self._begin(execution)
@@ -305,12 +326,10 @@ class Executor:
     def _conclude(self, execution: Execution, ending: Ending | None) -> None:
         self._running.pop(execution).cancel()
         self._rooms.leave(execution)
-        if execution.is_dropped:
-            self._forget(execution)
-        else:
-            outcome = outcome_of(execution, ending, now=self._clock.now())
+        outcome = outcome_of(execution, ending, now=self._clock.now())
+        if not execution.is_dropped:
             self.unreadable.note(outcome, execution)
-            self._reporter.report(outcome, partial(self._reported, execution))
+        self._reporter.report(outcome, partial(self._reported, execution))
         self._start_next()
         if not self._running:
             self._idle.set()

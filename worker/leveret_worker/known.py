@@ -46,9 +46,13 @@ class Known:
         """Runs of one definition whose deliveries are not settled."""
         return self._held[queue]
 
-    def is_over(self, run: str, number: int) -> bool:
-        """Whether the attempt was stopped, or its outcome is confirmed."""
-        return number <= max(self._stopped.get(run, 0), self._confirmed.get(run, 0))
+    def is_confirmed(self, run: str, number: int) -> bool:
+        """Whether the outcome of this attempt is confirmed, and no later one's."""
+        return number == self._confirmed.get(run)
+
+    def over_up_to(self, run: str) -> int:
+        """The latest attempt that was stopped, or whose outcome is confirmed. Zero for none."""
+        return max(self._stopped.get(run, 0), self._confirmed.get(run, 0))
 
     def add(self, execution: Execution) -> None:
         self._here[execution.run][execution.number] = execution

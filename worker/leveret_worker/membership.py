@@ -35,6 +35,7 @@ class Membership:
         self._generation: int | None = None
         self._joined = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
+        self._ignored = logs.Tally(log.warning, "a generation that was not asked for is ignored")
 
     @property
     def is_joined(self) -> bool:
@@ -66,7 +67,7 @@ class Membership:
     def admit(self, generation: int, nonce: str | None) -> None:
         """The coordinator has answered; what answers another question changes nothing."""
         if nonce is None or nonce != self._nonce:
-            log.warning("a generation that was not asked for is ignored", generation=generation)
+            self._ignored.add(generation=generation)
             return
         log.info("joined", generation=generation)
         self._generation = max(generation, self._generation or 0)

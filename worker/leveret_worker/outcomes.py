@@ -11,8 +11,8 @@ NOTHING = Ending()
 
 
 def outcome_of(execution: Execution, ending: Ending | None, *, now: float) -> Outcome:
-    """A result counts, however it came about. An error does only if nobody stopped the execution:
-    code that is made to unwind raises all sorts of things."""
+    """A result counts, however it came about, unless nobody wants it. An error does only if nobody
+    stopped the execution: code that is made to unwind raises all sorts of things."""
     assert execution.started_at is not None, "what ended was started"
     state, told = _state(execution, ending)
     return Outcome(
@@ -28,6 +28,8 @@ def outcome_of(execution: Execution, ending: Ending | None, *, now: float) -> Ou
 
 
 def _state(execution: Execution, ending: Ending | None) -> tuple[AttemptEnd, Ending]:
+    if execution.is_dropped:  # whatever it made is not wanted
+        return "stopped", NOTHING
     if ending is not None and ending.result is not None:
         return "succeeded", ending
     if execution.stopped_for == "timed-out":

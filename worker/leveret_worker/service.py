@@ -14,13 +14,13 @@ from leveret.keys import Keyring
 from leveret.sealing import PayloadOptions
 from leveret.session import Session
 from leveret_broker import codec, identifiers, logs, messages, topology
+from leveret_broker.aside import Aside
 from leveret_broker.clock import Clock, SystemClock
 from leveret_broker.errors import MalformedMessage, TransportError
 from leveret_broker.health import Condition
 from leveret_broker.lifecycle import IoThread, LoopMailbox
 from leveret_broker.transport import Consumer, Delivery, Outgoing, Transport
 from leveret_worker.alarms import Alarms
-from leveret_worker.aside import set_aside
 from leveret_worker.claims import Claims, claims_of_running
 from leveret_worker.code import Loaded, Shelf, Shipped
 from leveret_worker.execution import Bundle, Execution
@@ -61,6 +61,8 @@ REPORT_SECONDS = 5.0
 GOODBYE_SECONDS = 2.0
 """How long the broker may take to hear that a worker leaves."""
 
+NOTHING = messages.Control()
+"""What no coordinator sends."""
 
 _NO_KEY = (
     "a worker that accepts code needs a key, since code is loaded only if it is signed: make one "
@@ -111,6 +113,7 @@ class WorkerService:
         self._where = where
         self._session = Session(transport, where=where, patience=None, project=project)
         self._user_thread = user_thread or IoThread("leveret-user")
+        self._aside = Aside(transport, log)
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)
         self._pool = ProcessPool(
@@ -358,6 +361,9 @@ class WorkerService:
         except MalformedMessage as error:
             self._set_aside(delivery, f"malformed: {error}")
             return
+        if control == NOTHING:
+            self._set_aside(delivery, "unknown: it says nothing that this version knows")
+            return
         if control.generation is not None:
             self._membership.admit(control.generation, control.nonce)
         if self._generic is not None and (
@@ -438,8 +444,7 @@ class WorkerService:
     # -- telling ----------------------------------------------------------------------------------
 
     def _set_aside(self, delivery: Delivery, reason: str) -> None:
-        exchange = self._session.exchange
-        self._spawn(set_aside(self._transport, delivery, reason, exchange=exchange))
+        self._spawn(self._aside.put(delivery, reason, exchange=self._session.exchange))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
