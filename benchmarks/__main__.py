@@ -5,7 +5,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import report, results, workloads
+from benchmarks import plot, report, results, workloads
 from benchmarks.registry import PEERS
 from benchmarks.running import Run
 from benchmarks.workloads import WORKLOADS
@@ -44,6 +45,11 @@ def _names(_context: click.Context, _parameter: click.Parameter, text: str | Non
 @click.option("--rounds", type=click.IntRange(1), help="3, or 1 with --quick.")
 @click.option("--quick", is_flag=True, help="Fewer peers, workloads, rounds and tasks.")
 @click.option(
+    "--growth",
+    type=click.IntRange(1000),
+    help="Runs on record in W9: 1,000,000, or 20,000 with --quick.",
+)
+@click.option(
     "--json",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -57,6 +63,7 @@ def main(
     chosen: Sequence[str],
     rounds: int | None,
     quick: bool,
+    growth: int | None,
     path: Path,
     baseline: str,
 ) -> None:
@@ -64,11 +71,13 @@ def main(
 
     Exits with 1 if a peer failed, or one that was asked for by name is not installed.
     """
+    wanted = QUICK_WORKLOADS if quick else WORKLOADS
+    scale = workloads.QUICK if quick else workloads.FULL
     run = Run(
         peers=only or (QUICK_PEERS if quick else list(PEERS)),
-        workloads=chosen or (QUICK_WORKLOADS if quick else list(WORKLOADS)),
+        workloads=[key for key in WORKLOADS if key in (chosen or wanted)],
         rounds=rounds or (1 if quick else 3),
-        scale=workloads.QUICK if quick else workloads.FULL,
+        scale=scale if growth is None else replace(scale, growth=growth),
         within=60.0 if quick else 180.0,
         report=_reporter(),
     )
@@ -97,9 +106,21 @@ def _conclude(run: Run, path: Path, baseline: str, when: datetime) -> None:
     described = {"when": when.isoformat(timespec="seconds"), "rounds": run.rounds, **_machine()}
     document = results.document(run.samples, baseline=baseline, about=run.about, run=described)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1))
-    report.show(results.rows(run.samples, baseline), run.about, baseline, Console())
-    click.echo(f"written to {path}", err=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    rows = results.rows(run.samples, baseline)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    report.show(rows, run.about, baseline, console)
+    click.echo(f"written to {path}{_drawn(rows, path, document['run'])}", err=True)
+
+
+def _drawn(rows: Sequence[results.Row], path: Path, described: Mapping[str, Any]) -> str:
+    """Draws the picture beside the figures, if it can."""
+    picture = path.with_suffix(".png")
+    try:
+        plot.draw(rows, picture, f"{described['when']}, {described['cores']} cores")
+    except ImportError as error:
+        return f"; no picture: {error} (pip install --group bench)"
+    return f" and {picture}"
 
 
 def _machine() -> dict[str, Any]:

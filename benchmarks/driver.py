@@ -53,9 +53,14 @@ def main() -> None:
 
 
 def _drive(order: Order, tell: Tell) -> None:
-    kind = PEERS[order.peer].load()
+    entry = PEERS[order.peer]
+    shape = Shape(**order.shape)
+    # Its modules are imported here and by its workers, and find all of it in the environment.
+    os.environ.update({f"BENCH_{server.upper()}": url for server, url in order.urls.items()})
+    os.environ.update(entry.environment, BENCH_ARRAYS="1" if shape.arrays else "")
+    kind = entry.load()
     about = {**asdict(kind.about), "versions": kind.about.versions()}
-    peer = kind(Site(folder=Path(order.folder), urls=order.urls), Shape(**order.shape))
+    peer = kind(Site(folder=Path(order.folder), urls=order.urls), shape)
     with asyncio.Runner(loop_factory=_loop_factory(kind)) as runner:
         runner.run(_measure(peer, order, about, tell))
 

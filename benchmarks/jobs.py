@@ -54,3 +54,8 @@ def burn(value: int) -> int:
     while time.thread_time() < until:
         sum(divisor for divisor in range(1, 2000) if value % divisor == 0)
     return value
+
+
+def shift(array: Any) -> Any:
+    """Another array of the same size: nothing of it was there before."""
+    return array + 1

@@ -11,26 +11,37 @@ from rich.table import Table
 from benchmarks.results import Cell, Row
 from benchmarks.workloads import WORKLOADS
 
+ABREAST = 3
+"""Metrics in one table, to fit a terminal."""
+
 
 def show(rows: Sequence[Row], about: Mapping[str, Any], baseline: str, console: Console) -> None:
     """Print all of it."""
     for key, metrics in groupby(rows, lambda row: row.workload):
-        console.print(_table(key, list(metrics)))
+        for table in _tables(key, list(metrics)):
+            console.print(table)
     console.print(f"×: how many times as good {baseline} is. spread: least and most of the rounds.")
     for line in [*notes(rows), *peers(about)]:
         console.print(line, highlight=False)
 
 
-def _table(key: str, rows: Sequence[Row]) -> Table:
-    """One workload: a line a peer; of a metric its median, spread and ratio."""
-    table = Table(title=f"{key}: {WORKLOADS[key].title}", title_justify="left", box=None)
-    table.add_column("")
+def _tables(key: str, rows: Sequence[Row]) -> Iterable[Table]:
+    """One workload: a line a peer; of each metric its median, spread and ratio."""
+    title = f"[bold]{key}[/]: {WORKLOADS[key].title}"
+    for first in range(0, len(rows), ABREAST):
+        yield _table(title if first == 0 else "", rows[first : first + ABREAST])
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="", box=None)
+    table.add_column("", no_wrap=True)
     for row in rows:
-        table.add_column(f"{row.metric.name}, {row.metric.unit}", justify="right")
-        table.add_column("spread", justify="right", style="dim")
-        table.add_column("×", justify="right")
+        heading = f"{row.metric.name}, {row.metric.unit}"
+        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("spread", justify="right", style="dim", no_wrap=True)
+        table.add_column("×", justify="right", no_wrap=True)
     for cells in zip(*(row.cells for row in rows), strict=True):
-        if any(cell.verdict == "measured" for cell in cells) or any(cell.error for cell in cells):
+        if any(cell.verdict == "measured" or cell.error for cell in cells):
             table.add_row(cells[0].peer, *(text for cell in cells for text in _texts(cell)))
     return table
 
@@ -44,14 +55,17 @@ def _texts(cell: Cell) -> tuple[str, str, str]:
 
 
 def notes(rows: Iterable[Row]) -> Sequence[str]:
-    """Why something was not measured, each once."""
-    found = {
-        f"{row.workload}, {cell.peer}: {cell.verdict}: {escape(cell.error)}": None
-        for row in rows
-        for cell in row.cells
-        if cell.error
-    }
-    return list(found)
+    """Why something was not measured, each reason once."""
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for cell in row.cells:
+            if cell.error:
+                reason = cell.peer, f"{cell.verdict}: {cell.error}"
+                where.setdefault(reason, {})[row.workload] = None
+    return [
+        f"{', '.join(workloads)}, {peer}: {escape(reason)}"
+        for (peer, reason), workloads in where.items()
+    ]
 
 
 def peers(about: Mapping[str, Any]) -> Sequence[str]:
@@ -64,7 +78,8 @@ def peers(about: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _versions(of: Mapping[str, Any]) -> str:
-    return ", ".join(f"{package} {number}" for package, number in of["versions"].items())
+    versions = of["versions"].items()
+    return ", ".join(f"{package} {number}" for package, number in versions) or of["title"]
 
 
 def number(value: float) -> str:

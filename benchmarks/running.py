@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +88,9 @@ class Run:
         except Unavailable as error:
             yield {"event": "unavailable", "error": str(error)}
             return
+        except Exception as error:  # the others have theirs
+            yield {"event": "failed", "error": str(error)}
+            return
         with tempfile.TemporaryDirectory(prefix="leveret-bench-") as folder:
             order = {
                 "peer": peer,
@@ -101,10 +103,12 @@ class Run:
             yield from _driven(order, Path(folder) / "driver.log", self.within)
 
 
-def _by_shape(workloads: Sequence[str]) -> Iterator[tuple[Shape, Sequence[str]]]:
+def _by_shape(workloads: Sequence[str]) -> Iterable[tuple[Shape, Sequence[str]]]:
     """Workloads that can be measured after each other without starting the peer anew."""
-    for shape, keys in groupby(workloads, lambda key: WORKLOADS[key].shape):
-        yield shape, list(keys)
+    found: dict[Shape, list[str]] = {}
+    for key in workloads:
+        found.setdefault(WORKLOADS[key].shape, []).append(key)
+    return found.items()
 
 
 def _driven(order: dict[str, Any], log: Path, within: float) -> Iterator[dict[str, Any]]:

@@ -102,7 +102,7 @@ class Servers(AbstractContextManager["Servers"]):
 
 def _postgres_scripts() -> Path | None:
     found = shutil.which("postgres")
-    folders = [Path(found).parent] if found else sorted(DEBIAN_POSTGRES.glob("*/bin"))
+    folders = [Path(found).resolve().parent] if found else sorted(DEBIAN_POSTGRES.glob("*/bin"))
     return folders[-1] if folders else None
 
 

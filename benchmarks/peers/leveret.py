@@ -1,18 +1,23 @@
 """leveret: on a cluster over RabbitMQ, and embedded in one process."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import leveret
 from benchmarks import jobs
-from benchmarks.peer import About, Job, Peer, module
+from benchmarks.measuring import Clock
+from benchmarks.peer import About, Job, Peer, Unsupported, at_a_time, module
 from leveret import Client, Task, define
 
 PROJECT = "bench"
+LOOKS = 20
+"""How often a list is asked for."""
 APP = "benchmarks.peers.leveret"
 
 
@@ -46,6 +51,11 @@ def burn(value: int) -> int:
     return jobs.burn(value)
 
 
+@define.task(name="shift", version="1")
+def shift(array: Any) -> Any:
+    return jobs.shift(array)
+
+
 @define.workflow(name="chain")
 async def chain(number: int, steps: int) -> int:
     for _ in range(steps):
@@ -67,7 +77,7 @@ TASKS: Mapping[Job, Task[[Any], Any]] = {
     "nap": nap,
     "block": block,
     "burn": burn,
-    "echo": noop_sync,
+    "shift": shift,
 }
 
 
@@ -76,7 +86,7 @@ import asyncio
 from benchmarks.peers.leveret import noop
 
 async def main():
-    print(await noop(1))
+    print(await noop(1), flush=True)
 
 asyncio.run(main())
 """
@@ -85,7 +95,7 @@ asyncio.run(main())
 class _Leveret(Peer):
     """What both have in common: a program can't tell them apart."""
 
-    imported = "leveret"
+    imported = "import leveret"
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -96,11 +106,15 @@ class _Leveret(Peer):
         await super().stop()
 
     async def enter(self, client: Client) -> None:
+        self.client = client
         await self._open.enter_async_context(client)
 
-    async def fan_out(self, job: Job, arguments: Sequence[Any]) -> Sequence[Any]:
+    async def submit(self, job: Job, arguments: Sequence[Any]) -> Sequence[Any]:
         task = TASKS[job]
-        return await leveret.gather([task(argument) for argument in arguments])
+        return [asyncio.ensure_future(task(argument)) for argument in arguments]
+
+    async def collect(self, submitted: Sequence[Any]) -> Sequence[Any]:
+        return await asyncio.gather(*submitted)
 
     async def call(self, job: Job, argument: Any) -> Any:
         return await TASKS[job](argument)
@@ -109,7 +123,40 @@ class _Leveret(Peer):
         async def one(first: int) -> int:
             return await chain(first, steps)
 
-        return [end async for end in leveret.map(one, range(number), limit=at_once)]
+        return await at_a_time(one, number, at_once)
+
+    # -- the record of what has ended -------------------------------------------------------------
+
+    def catalog(self) -> Path:
+        """The file with the record. Raises `Unsupported` if it is in memory."""
+        raise Unsupported("keeps its record in memory")
+
+    async def start_anew(self, runs: int, definitions: int) -> None:
+        catalog = self.catalog()
+        await self.stop()
+        for path in catalog.parent.glob(f"{catalog.name}*"):
+            path.unlink()
+        catalog.parent.mkdir(exist_ok=True)
+        from benchmarks.fill import Filling, fill  # workers import this module, too
+
+        fill(catalog, Filling(runs=runs, definitions=definitions, project=PROJECT))
+        await self.start()
+
+    async def look(self) -> Mapping[str, float]:
+        runs = await self.client.runs(limit=50, roots_only=True)
+        lists = [await _milliseconds(self.client.runs(limit=50)) for _ in range(LOOKS)]
+        shows = [await _milliseconds(self.client.show(runs[0].id)) for _ in range(LOOKS)]
+        return {
+            "list": median(lists),
+            "show": median(shows),
+            "disk": self.catalog().stat().st_size / 1e6,
+        }
+
+
+async def _milliseconds(asking: Awaitable[object]) -> float:
+    with Clock() as clock:
+        await asking
+    return clock.seconds * 1000
 
 
 class Cluster(_Leveret):
@@ -126,10 +173,12 @@ class Cluster(_Leveret):
 
     first = FIRST
 
+    def catalog(self) -> Path:
+        return self.site.folder / "catalog.sqlite"
+
     async def start(self) -> None:
         environment = self.environment()
-        catalog = str(self.site.folder / "catalog.sqlite")
-        coordinator = module("leveret", "coordinator", "--catalog", catalog)
+        coordinator = module("leveret", "coordinator", "--catalog", str(self.catalog()))
         self.spawn("coordinator", coordinator, "coordinator ready", environment)
         slots = self.shape.slots
         bound = [] if slots is None else ["--slots", str(max(1, slots // self.shape.workers))]
@@ -190,6 +239,9 @@ class EmbeddedState(Embedded):
 
     def state(self) -> Path:
         return self.site.folder / "state"
+
+    def catalog(self) -> Path:
+        return self.state() / "catalog.sqlite"
 
     def environment(self) -> Mapping[str, str]:
         return {"LEVERET_STATE": str(self.site.folder / "first")}

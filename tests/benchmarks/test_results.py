@@ -5,7 +5,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from benchmarks import report, results
+from benchmarks import plot, report, results
 from benchmarks.results import Cell, Sample, Verdict
 
 
@@ -75,3 +75,8 @@ def test_the_document_keeps_every_sample() -> None:
     document = results.document(samples, baseline="leveret", about={}, run={"rounds": 3})
     assert len(document["samples"]) == 3
     assert document["rows"][0]["cells"][0]["median"] == 1
+
+
+def test_the_best_bar_is_the_top_one() -> None:
+    (row,) = results.rows([sample("fast", 3), sample("slow", 1), sample("middling", 2)], "leveret")
+    assert [cell.peer for cell in plot.bars(row)] == ["slow", "middling", "fast"]
