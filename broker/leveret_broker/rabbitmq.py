@@ -35,8 +35,8 @@ from leveret_broker.rabbitmq_connection import (
     say_goodbye,
 )
 from leveret_broker.rabbitmq_consumer import RabbitConsumer
-from leveret_broker.rabbitmq_publisher import Unconfirmed
 from leveret_broker.rabbitmq_session import Backoff, Session, pause
+from leveret_broker.rabbitmq_window import Unconfirmed
 from leveret_broker.transport import (
     Consumer,
     Delivery,
@@ -208,6 +208,8 @@ class RabbitTransport:
                 ],
                 deadline,
             )
+            if not (attempt or any(published)):
+                return [None] * len(messages)
             lost: list[int] = []
             for index, result in zip(waiting, published, strict=True):
                 if isinstance(result, Unconfirmed):
@@ -259,13 +261,14 @@ class RabbitTransport:
         self._check_open()
         if self._keeper is None:
             raise TransportClosed("the transport was not opened")
-        try:
-            async with asyncio.timeout_at(deadline.at):
-                await self._usable.wait()
-        except TimeoutError:
-            raise Expired(
-                f"no connection to {urls.redact(self._url)} for {deadline.timeout:g} s"
-            ) from None
+        if not self._usable.is_set():
+            try:
+                async with asyncio.timeout_at(deadline.at):
+                    await self._usable.wait()
+            except TimeoutError:
+                raise Expired(
+                    f"no connection to {urls.redact(self._url)} for {deadline.timeout:g} s"
+                ) from None
         if deadline.is_over:  # while there is a connection: what was asked is lost each time
             raise Expired(
                 f"{urls.redact(self._url)} answered nothing within {deadline.timeout:g} s"

@@ -23,6 +23,7 @@ from leveret_broker.errors import (
     TransportError,
     TransportUnreachable,
 )
+from leveret_broker.rabbitmq_tap import Connection
 from leveret_broker.urls import BrokerUrl
 
 T = TypeVar("T")
@@ -137,9 +138,7 @@ def reason_of(error: exceptions.AMQPError) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-async def connect(
-    url: BrokerUrl, *, name: str, security: tls.Tls | None = None
-) -> aiormq.Connection:
+async def connect(url: BrokerUrl, *, name: str, security: tls.Tls | None = None) -> Connection:
     """A connection.
 
     Raises `TransportUnreachable` with the reason: `Hopeless` if the broker's answer is final,
@@ -148,9 +147,7 @@ async def connect(
     try:
         security = (security or tls.Tls()).overridden(url.query)
         given = await _tls_arguments(url, security)
-        connection = aiormq.Connection(
-            url.with_options(heartbeat=str(HEARTBEAT), name=name), **given
-        )
+        connection = Connection(url.with_options(heartbeat=str(HEARTBEAT), name=name), **given)
     except tls.TlsProblem as error:
         raise Misconfigured(f"{url} can't be used: {error}") from error
     except ValueError:  # it may quote the password, so it is no cause here
@@ -257,16 +254,6 @@ def _who(url: BrokerUrl, security: tls.Tls) -> str:
     if url.query.get("auth", "").upper() == "EXTERNAL":
         return f"the user of the certificate {security.cert}"
     return f"user {url.user!r}"
-
-
-async def is_blocked(connection: aiormq.Connection) -> bool:
-    """Whether the broker has told this connection that it takes no messages."""
-    try:
-        async with asyncio.timeout(0):
-            await connection.ready()
-    except TimeoutError:
-        return True
-    return False
 
 
 async def say_goodbye(*closing: Closable, timeout: float = CLOSE_TIMEOUT) -> None:

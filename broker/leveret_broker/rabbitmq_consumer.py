@@ -7,17 +7,15 @@ with an error. So a `Subscription` is one consumer on one channel, it dies with 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from enum import Enum
-from typing import cast
 
 import aiormq
 from aiormq import exceptions
 
+from leveret_broker import rabbitmq_frames as frames
 from leveret_broker.errors import Unroutable
 from leveret_broker.rabbitmq_connection import (
-    CLOSE_TIMEOUT,
     ConnectionLost,
     call,
     on_close,
@@ -25,6 +23,8 @@ from leveret_broker.rabbitmq_connection import (
     refused,
     say_goodbye,
 )
+from leveret_broker.rabbitmq_settlements import Settlements
+from leveret_broker.rabbitmq_tap import Connection, Lane
 from leveret_broker.transport import COPY_HEADER, Delivery
 
 log = logging.getLogger(__name__)
@@ -33,66 +33,63 @@ LARGEST_PREFETCH = 2000
 """More than that a quorum queue does not take."""
 
 
-class Verb(Enum):
-    """How a delivery is settled."""
-
-    ACK = "ack"
-    NACK = "nack"
-    REJECT = "reject"
-
-
 class RabbitDelivery:
     """One message that a subscription handed out."""
 
-    __slots__ = ("_message", "_queue", "_subscription")
+    __slots__ = (
+        "_header",
+        "_properties",
+        "_subscription",
+        "_tag",
+        "_was_handed_out",
+        "body",
+        "exchange",
+        "queue",
+    )
 
     def __init__(
-        self, message: aiormq.abc.DeliveredMessage, queue: str, subscription: "Subscription"
+        self, method: bytes, header: bytes, body: bytes, subscription: "Subscription"
     ) -> None:
-        self._message = message
-        self._queue = queue
+        self.body = body
+        self.queue = subscription.queue
+        self._tag, self._was_handed_out, self.exchange = frames.delivery(method)
+        self._header = header
+        self._properties: frames.Properties | None = None
         self._subscription = subscription
 
     @property
-    def body(self) -> bytes:
-        return self._message.body
-
-    @property
-    def queue(self) -> str:
-        return self._queue
-
-    @property
-    def exchange(self) -> str:
-        return self._message.exchange or ""
-
-    @property
     def correlation_id(self) -> str | None:
-        return self._message.header.properties.correlation_id
+        return self._read().correlation_id
 
     @property
     def headers(self) -> Mapping[str, str]:
-        # Brokers and shovels add headers of other types (`x-death`): those are not ours to read.
-        headers = cast(dict[str, object], self._message.header.properties.headers or {})
-        return {name: value for name, value in headers.items() if isinstance(value, str)}
+        return self._read().headers
 
     @property
     def redelivered(self) -> bool:
-        return bool(self._message.redelivered) or COPY_HEADER in self.headers
+        return self._was_handed_out or COPY_HEADER in self._read().headers
 
     def ack(self) -> None:
-        self._settle(Verb.ACK)
+        self._subscription.ack(self._tag)
 
     def nack(self) -> None:
-        self._settle(Verb.NACK)
+        self._subscription.reject(self._tag, requeue=True)
 
     def reject(self) -> None:
-        self._settle(Verb.REJECT)
+        self._subscription.reject(self._tag, requeue=False)
 
-    def _settle(self, verb: Verb) -> None:
-        self._subscription.settle(self._message.delivery_tag or 0, verb)
+    @property
+    def tag(self) -> int:
+        """The broker's number for it, on its channel."""
+        return self._tag
+
+    def _read(self) -> frames.Properties:
+        if self._properties is None:
+            self._properties = frames.properties(self._header)
+        return self._properties
 
 
-class Subscription:
+class Subscription(Lane):
     """One consumer on a channel of its own, until the channel closes or the broker cancels it.
 
     Settling is collected during a turn of the loop and written together.
@@ -100,28 +97,25 @@ class Subscription:
 
     def __init__(
         self,
+        connection: Connection,
         channel: aiormq.Channel,
         queue: str,
         on_delivery: Callable[[Delivery], None],
         on_end: Callable[[], None],
     ) -> None:
+        super().__init__(connection.tap, channel.number)
+        self.queue = queue
         self._channel = channel
-        self._queue = queue
         self._on_delivery = on_delivery
         self._on_end = on_end
-        self._tag: str | None = None
-        self._handed_out: set[int] = set()  # tags that may be settled
-        self._decided: dict[int, Verb] = {}  # settled, not written yet
-        self._unsettled: dict[int, None] = {}  # both of these, ascending: the broker's view
-        self._writing: asyncio.Task[None] | None = None
+        self._consumer_tag: str | None = None
+        self._settlements = Settlements(channel.number)
+        self._saying_goodbye: asyncio.Task[None] | None = None
         self._leaving = False
         self._closing = False
         self._started = False
         self._ended = False
-        # Whatever it handed out is the broker's again. In RabbitMQ 4.3 a late acknowledgement would
-        # set the consumer going once more, with nobody to hear it: so the tags die with it, and
-        # its successor closes the channel.
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._die())
+        self.tap.add(self)
         on_close(channel, self._die)
 
     @property
@@ -132,37 +126,44 @@ class Subscription:
     @property
     def is_settled(self) -> bool:
         """Whether nothing that it handed out has yet to be settled, or ever can be."""
-        return self._channel.is_closed or not self._unsettled
+        return self._channel.is_closed or self._settlements.is_empty
 
     async def start(self, *, prefetch: int) -> None:
         """Raises `Unroutable`, `ConnectionLost`, or `TransportError` if the broker forbids it."""
         try:
             await call(self._channel.basic_qos(prefetch_count=min(prefetch, LARGEST_PREFETCH)))
-            consuming = await call(self._channel.basic_consume(self._queue, self._deliver))
+            consuming = await call(self._channel.basic_consume(self.queue, _unheard))
         except exceptions.ChannelNotFoundEntity as error:
-            raise Unroutable(self._queue) from error
+            raise Unroutable(self.queue) from error
         except exceptions.ChannelClosed as error:
-            raise refused(f"to consume from {self._queue!r}", error) from error
-        self._tag = consuming.consumer_tag
+            raise refused(f"to consume from {self.queue!r}", error) from error
+        self._consumer_tag = consuming.consumer_tag
         if self._ended:
             raise ConnectionLost("the broker cancelled the consumer")
         self._started = True
+        self.tap.ask(self)
 
-    def settle(self, tag: int, verb: Verb) -> None:
+    def ack(self, tag: int) -> None:
         """Settle once; later ones, and those after the channel's end, do nothing."""
-        if tag not in self._handed_out or self._closing or self._channel.is_closed:
-            return
-        self._handed_out.remove(tag)
-        self._decided[tag] = verb
-        if self._writing is None:
-            self._writing = asyncio.ensure_future(self._write())
+        if self._settlements.ack(tag) and not self.is_due:
+            self.tap.ask(self)
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        """Settle once, like `ack`."""
+        if self._settlements.reject(tag, requeue=requeue) and not self.is_due:
+            self.tap.ask(self)
 
     async def cancel(self) -> None:
         """Take no more; the channel stays until the last delivery is settled."""
         self._leaving = True
-        if self._tag is not None and self.is_alive:
-            with suppress(ConnectionLost, exceptions.AMQPError):
-                await call(self._channel.basic_cancel(self._tag))
+        if self._consumer_tag is not None and self.is_alive:
+            try:
+                with suppress(exceptions.AMQPError):
+                    await call(self._channel.basic_cancel(self._consumer_tag))
+            except BaseException as error:  # aiormq has closed the channel
+                self._die()
+                if not isinstance(error, ConnectionLost):
+                    raise
         self._end()
         await self._leave_if_settled()
 
@@ -174,62 +175,46 @@ class Subscription:
     async def close(self) -> None:
         """Write what was settled, and give back the rest."""
         self._leaving = True
-        if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=CLOSE_TIMEOUT)
+        self.tap.flush()
         self._closing = True  # a frame after the channel's close would break the connection
         self._end()
         await say_goodbye(self._channel)
         self._die()
 
-    async def _deliver(self, message: aiormq.abc.DeliveredMessage) -> None:
-        tag = message.delivery_tag or 0
-        self._unsettled[tag] = None
-        self._handed_out.add(tag)
+    def abandon(self) -> None:
+        """It did not start: write nothing any more."""
+        self._closing = True
+
+    # -- what the broker says ---------------------------------------------------------------------
+
+    def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        delivery = RabbitDelivery(method, header, body, self)
+        self._settlements.handed_out(delivery.tag)
         if self._leaving:
-            self.settle(tag, Verb.NACK)
+            delivery.nack()
             return
         try:
-            self._on_delivery(RabbitDelivery(message, self._queue, self))
-        except Exception:  # aiormq would tell it only when it collects the garbage
+            self._on_delivery(delivery)
+        except Exception:  # the connection would break
             log.exception("a delivery callback failed")
 
-    async def _write(self) -> None:
-        try:
-            while self._decided:
-                decided, self._decided = self._decided, {}
-                with suppress(exceptions.AMQPError, RuntimeError):  # gone: the broker requeues
-                    await self._write_batch(decided)
-            if self._leaving and not self._unsettled:
-                await say_goodbye(self._channel)
-        finally:
-            self._writing = None
+    def on_cancel(self) -> None:
+        # Whatever it handed out is the broker's again. In RabbitMQ 4.3 a late acknowledgement would
+        # set the consumer going once more, with nobody to hear it: so the tags die with it, and
+        # its successor closes the channel.
+        self._die()
 
-    async def _write_batch(self, decided: dict[int, Verb]) -> None:
-        acks: set[int] = set()
-        for tag, verb in decided.items():
-            if verb is Verb.ACK:
-                acks.add(tag)
-                continue
-            del self._unsettled[tag]
-            await self._channel.basic_reject(tag, requeue=verb is Verb.NACK, wait=False)
-        for tag, multiple in self._merged(acks):
-            await self._channel.basic_ack(tag, multiple=multiple, wait=False)
-
-    def _merged(self, acks: set[int]) -> list[tuple[int, bool]]:
-        """Frames that acknowledge these tags: one for all up to the first that is unsettled."""
-        first: list[int] = []
-        for tag in self._unsettled:
-            if tag not in acks:
-                break
-            first.append(tag)
-        rest = acks.difference(first)
-        for tag in acks:
-            del self._unsettled[tag]
-        merged = [(first[-1], len(first) > 1)] if first else []
-        return merged + [(tag, False) for tag in sorted(rest)]
+    def collect(self) -> Iterable[bytes]:
+        if not self._started or self._closing or self.is_shut:
+            return ()
+        written = self._settlements.take()
+        if self._leaving and self._ended and self._settlements.is_empty:
+            self._saying_goodbye = asyncio.ensure_future(self._leave_if_settled())
+        return written
 
     async def _leave_if_settled(self) -> None:
-        if not self._unsettled and self._writing is None:
+        if self._settlements.is_empty:
+            self._closing = True
             await say_goodbye(self._channel)
 
     def _end(self) -> None:
@@ -241,13 +226,12 @@ class Subscription:
 
     def _die(self) -> None:
         """The channel is gone, or of no use any more, and every tag with it."""
-        self._handed_out.clear()
-        self._unsettled.clear()
-        self._decided.clear()
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
+        self._settlements.forget()
         self._end()
+
+
+async def _unheard(message: aiormq.abc.DeliveredMessage) -> None:
+    log.error("a delivery took the wrong way", extra={"tag": message.delivery_tag})
 
 
 class RabbitConsumer:
@@ -281,7 +265,7 @@ class RabbitConsumer:
         """Whether it was cancelled and all that it handed out is settled."""
         return self._cancelled and (self._subscription is None or self._subscription.is_settled)
 
-    async def subscribe(self, connection: aiormq.Connection) -> None:
+    async def subscribe(self, connection: Connection) -> None:
         """Consume over this connection, unless it does already or was cancelled.
 
         Raises `Unroutable`, `TransportError` or `ConnectionLost`.
@@ -291,10 +275,13 @@ class RabbitConsumer:
         if self._subscription is not None:
             await self._subscription.release()
         channel = await open_channel(connection)
-        subscription = Subscription(channel, self.queue, self._on_delivery, self._on_end)
+        subscription = Subscription(
+            connection, channel, self.queue, self._on_delivery, self._on_end
+        )
         try:
             await subscription.start(prefetch=self._prefetch)
         except BaseException:
+            subscription.abandon()
             await say_goodbye(channel)
             raise
         self._subscription = subscription

@@ -10,93 +10,94 @@ what is refused alone is the one.
 
 import asyncio
 from collections.abc import Sequence
-from enum import Enum
-from itertools import count
 
 import aiormq
-from aiormq import exceptions, spec
+from aiormq import exceptions
 
 from leveret_broker.errors import (
     BrokerBlocked,
     Expired,
     Refused,
     TransportError,
-    Unroutable,
 )
 from leveret_broker.rabbitmq_connection import (
     ConnectionLost,
     Deadline,
     call,
-    is_blocked,
-    is_loss,
-    is_refusal,
     open_channel,
     reason_of,
     say_goodbye,
     until_closed,
 )
+from leveret_broker.rabbitmq_tap import Connection
+from leveret_broker.rabbitmq_window import Result, Unconfirmed, Window
 from leveret_broker.transport import Outgoing
 
 
-class Unconfirmed(Enum):
-    """What is known of a message that the connection was lost with: nothing."""
-
-    LOST = "lost"
-
-
-Result = TransportError | Unconfirmed | None
-"""`None` for confirmed."""
-
-_PERSISTENT, _TRANSIENT = 2, 1
-
-
 class ConfirmChannel:
-    """A channel in confirm mode, opened again whenever the broker closes it."""
+    """A channel in confirm mode, opened again whenever the broker closes it.
 
-    def __init__(self, connection: aiormq.Connection) -> None:
+    Fan-out exchanges are declared on a channel of their own: an exchange with the broker that is
+    given up closes its channel.
+    """
+
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._open: aiormq.Channel | None = None
+        self._open: Window | None = None
         self._opening = asyncio.Lock()
+        self._declaring: aiormq.Channel | None = None
         self._exchanges: set[str] = set()
 
-    async def ready(self, messages: Sequence[Outgoing]) -> aiormq.Channel:
-        """An open channel, with the fan-out exchanges that the messages name.
+    def window(self, messages: Sequence[Outgoing]) -> Window | None:
+        """The open channel, if there is nothing to wait for."""
+        if self._open is None or self._open.is_shut or self._missing(messages):
+            return None
+        return self._open
+
+    async def ready(self, messages: Sequence[Outgoing]) -> Window:
+        """An open channel, and the fan-out exchanges that the messages name.
 
         Raises `ConnectionLost`, or aiormq's `ChannelClosed` if the broker refuses an exchange.
         """
         async with self._opening:
-            if self._open is None or self._open.is_closed:
-                self._open = await open_channel(self._connection, confirms=True)
+            if self._open is None or self._open.is_shut:
+                channel = await open_channel(self._connection, confirms=True)
+                self._open = Window(self._connection, channel)
                 self._exchanges.clear()  # a missing one may be what closed the last channel
-            for exchange in {message.fanout for message in messages} - self._exchanges - {None}:
-                assert exchange is not None
-                await call(
-                    self._open.exchange_declare(exchange, exchange_type="fanout", durable=True)
-                )
-                self._exchanges.add(exchange)
+            for exchange in self._missing(messages):
+                await self._declare(exchange)
             return self._open
 
-    def discard(self, channel: aiormq.Channel | None = None) -> None:
-        """Never use this channel again, or whichever is open: the broker is closing it."""
-        if channel is None or self._open is channel:
+    def _missing(self, messages: Sequence[Outgoing]) -> set[str]:
+        named = {message.fanout for message in messages if message.fanout is not None}
+        return named - self._exchanges
+
+    async def _declare(self, exchange: str) -> None:
+        if self._declaring is None or self._declaring.is_closed:
+            self._declaring = await open_channel(self._connection)
+        declaring = self._declaring.exchange_declare(exchange, exchange_type="fanout", durable=True)
+        await call(declaring)
+        self._exchanges.add(exchange)
+
+    def discard(self, window: Window) -> None:
+        """Never use this channel again: the broker is closing it."""
+        if self._open is window:
             self._open = None
 
     async def close(self) -> None:
-        if self._open is not None:
-            await say_goodbye(self._open)
+        channels = [self._declaring, None if self._open is None else self._open.channel]
+        await say_goodbye(*(channel for channel in channels if channel is not None))
 
 
 class Publisher:
     """Publishes over one connection, on a channel that all callers share."""
 
-    def __init__(self, connection: aiormq.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._shared = ConfirmChannel(connection)
-        # Returned messages are matched by message id: it must never repeat on a channel.
-        self._ids = count(1)
 
     async def publish(self, messages: Sequence[Outgoing], deadline: Deadline) -> list[Result]:
-        """One result a message, in order, within the deadline."""
+        """One result a message, in order, within the deadline: never `Unconfirmed.LATE`."""
         results, refusal = await self._attempt(self._shared, messages, deadline)
         if refusal is None:
             return results
@@ -123,59 +124,31 @@ class Publisher:
     ) -> tuple[list[Result], exceptions.ChannelClosed | None]:
         """One result a message, and the refusal that closed the channel, if one did."""
         if deadline.is_over:
-            error = await self._too_late(deadline)
-            return [error for _ in messages], None
-        try:
-            async with asyncio.timeout_at(deadline.at):
-                await self._until_ready()
-                channel = await confirming.ready(messages)
-        except TimeoutError:
-            error = await self._too_late(deadline)
-            return [error for _ in messages], None
-        except ConnectionLost:
-            return [Unconfirmed.LOST for _ in messages], None
-        except exceptions.ChannelClosed as error:
-            confirming.discard()
-            return [Unconfirmed.LOST for _ in messages], error
-        tasks = [asyncio.ensure_future(self._send(channel, message)) for message in messages]
-        late: set[asyncio.Future[None]] = set()
-        try:
-            await self._all_or_closed(tasks, channel, deadline.remaining)
-        finally:
-            for task in tasks:
-                if task.cancel():
-                    late.add(task)
-        refusal = _refusal(channel, [task for task in tasks if task not in late])
-        if refusal is not None:
-            confirming.discard(channel)
-        is_gone = channel.is_closed or refusal is not None
-        unfinished = Unconfirmed.LOST if is_gone else await self._too_late(deadline)
-        results = [
-            unfinished if task in late else _result(task, message)
-            for task, message in zip(tasks, messages, strict=True)
-        ]
-        return results, refusal
+            return [self._too_late(deadline)] * len(messages), None
+        window = None if self._connection.tap.is_blocked else confirming.window(messages)
+        if window is None:
+            try:
+                async with asyncio.timeout_at(deadline.at):
+                    await self._until_unblocked()
+                    window = await confirming.ready(messages)
+            except TimeoutError:
+                return [self._too_late(deadline)] * len(messages), None
+            except ConnectionLost:
+                return [Unconfirmed.LOST] * len(messages), None
+            except exceptions.ChannelClosed as error:
+                return [Unconfirmed.LOST] * len(messages), error
+        results = await window.publish(messages, deadline)
+        if Unconfirmed.LATE in results:
+            late = self._too_late(deadline)
+            results = [late if result is Unconfirmed.LATE else result for result in results]
+        if window.refusal is not None:
+            confirming.discard(window)
+        return results, window.refusal
 
-    async def _all_or_closed(
-        self, tasks: Sequence[asyncio.Future[None]], channel: aiormq.Channel, timeout: float
-    ) -> None:
-        """Wait for the tasks, and no longer than the channel lives.
-
-        A task that waits for room to write hears nothing of a broken connection.
-        """
-        everything = asyncio.gather(*tasks, return_exceptions=True)
-        closed = until_closed(channel)
-        try:
-            await asyncio.wait(
-                [everything, closed], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            closed.cancel()
-
-    async def _until_ready(self) -> None:
+    async def _until_unblocked(self) -> None:
         """Wait while the broker blocks the connection. Raises `ConnectionLost`."""
-        if await is_blocked(self._connection):
-            ready = asyncio.ensure_future(self._connection.ready())
+        if self._connection.tap.is_blocked:
+            ready = asyncio.ensure_future(self._connection.tap.until_unblocked())
             closed = until_closed(self._connection)
             try:
                 await asyncio.wait([ready, closed], return_when=asyncio.FIRST_COMPLETED)
@@ -185,55 +158,10 @@ class Publisher:
         if self._connection.is_closed:
             raise ConnectionLost("closed")
 
-    async def _send(self, channel: aiormq.Channel, message: Outgoing) -> None:
-        # Nobody has to listen to a fan-out exchange, but a queue that is named must be there.
-        await channel.basic_publish(
-            message.body,
-            exchange=message.fanout or message.exchange or "",
-            routing_key=message.queue or "",
-            mandatory=message.fanout is None,
-            wait=False,
-            properties=spec.Basic.Properties(
-                delivery_mode=_PERSISTENT if message.persistent else _TRANSIENT,
-                correlation_id=message.correlation_id,
-                message_id=str(next(self._ids)),
-                headers=dict(message.headers),
-            ),
-        )
-
-    async def _too_late(self, deadline: Deadline) -> TransportError:
-        if await is_blocked(self._connection):
+    def _too_late(self, deadline: Deadline) -> TransportError:
+        if self._connection.tap.is_blocked:
             return BrokerBlocked(
                 f"the broker took no message within {deadline.timeout:g} s: it is blocked, "
                 "out of memory or disk"
             )
         return Expired(f"the broker confirmed nothing within {deadline.timeout:g} s")
-
-
-def _refusal(
-    channel: aiormq.Channel, tasks: Sequence["asyncio.Future[None]"]
-) -> exceptions.ChannelClosed | None:
-    """The broker's reason for closing the channel because of a message, if it did."""
-    ended = [until_closed(channel), *tasks] if channel.is_closed else tasks
-    for one in ended:
-        if one.done() and not one.cancelled():
-            error = one.exception()
-            if isinstance(error, exceptions.ChannelClosed) and is_refusal(error):
-                return error
-    return None
-
-
-def _result(task: "asyncio.Future[None]", message: Outgoing) -> Result:
-    if task.cancelled():  # not by us: aiormq cancels what a lost connection leaves behind
-        return Unconfirmed.LOST
-    match task.exception():
-        case None:
-            return None
-        case exceptions.PublishError():
-            return Unroutable(message.queue or "")
-        case exceptions.DeliveryError():
-            return BrokerBlocked("the broker refused the message: a queue's limit is reached")
-        case error if is_loss(error):
-            return Unconfirmed.LOST
-        case error:
-            raise error

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import aiormq
-
 from leveret_broker.rabbitmq_connection import say_goodbye
 from leveret_broker.rabbitmq_publisher import Publisher
+from leveret_broker.rabbitmq_tap import Connection
 from leveret_broker.rabbitmq_topology import Topology
 
 FIRST_PAUSE = 0.1
@@ -17,9 +16,7 @@ STABLE_AFTER = 10.0
 class Session:
     """A pair of connections and what hangs on them."""
 
-    def __init__(
-        self, publishing: aiormq.Connection, consuming: aiormq.Connection, *, replicated: bool
-    ) -> None:
+    def __init__(self, publishing: Connection, consuming: Connection, *, replicated: bool) -> None:
         self.publishing = publishing
         self.consuming = consuming
         self.publisher = Publisher(publishing)
