@@ -238,6 +238,28 @@ async def test_a_late_grant_of_what_went_back_is_returned(bench: Bench) -> None:
     assert (outcome.run, outcome.attempt, outcome.state) == ("a", 2, "returned")
 
 
+async def test_a_grant_of_what_was_never_claimed_returns_nothing(bench: Bench) -> None:
+    """A stranger could have runs of other workers executed again and again."""
+    bench.grant("a", 1)
+    await bench.deliver("b")
+    bench.grant("b", 2)
+    assert await bench.reported() == []
+
+
+async def test_a_claim_is_granted_as_it_is_or_as_the_next_attempt_and_never_as_another(
+    bench: Bench,
+) -> None:
+    await bench.deliver("a", again=True)
+    for granted in (0, 3, 7):
+        bench.grant("a", granted)
+    assert bench.runner.begun == []
+    bench.executor.give_back_claiming()
+    for granted in (2, 3, 4):
+        bench.grant("a", granted)
+    (outcome,) = await bench.outcomes()
+    assert (outcome.attempt, outcome.state) == (2, "returned")
+
+
 async def test_a_verdict_that_refuses_what_executes_stops_it(bench: Bench) -> None:
     await bench.deliver("a")
     bench.grant("a", None)

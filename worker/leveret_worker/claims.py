@@ -5,6 +5,7 @@ the attempt any more, or where somebody else may have it. It is made when the ex
 slot and would start, and repeated until there is a verdict: a claim asks, so asking twice is fine.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from leveret_broker.clock import Clock
@@ -19,6 +20,8 @@ CLAIM_AFTER_WAITING = 10.0
 """Seconds in this worker after which an attempt may have been given to another one."""
 REPEAT_EVERY = 5.0
 """Seconds after which claims without a verdict are made again."""
+REMEMBERED = 10_000
+"""Claims that are kept in case their verdict comes when nothing waits for it any more."""
 
 
 class Claims:
@@ -39,6 +42,8 @@ class Claims:
         self._clock = clock
         self._alarms = alarms
         self._open: dict[Attempt, Execution] = {}
+        self._made: OrderedDict[Attempt, None] = OrderedDict()
+        """The latest claims, with or without a verdict."""
         self._will_repeat = False
 
     def are_needed_for(self, execution: Execution) -> bool:
@@ -55,6 +60,9 @@ class Claims:
     def make(self, execution: Execution) -> None:
         """Ask whether it may start."""
         self._open[execution.attempt] = execution
+        self._made[execution.attempt] = None
+        if len(self._made) > REMEMBERED:
+            self._made.popitem(last=False)
         self._reporter.claim(_claim(execution))
         self._repeat_later()
 
@@ -65,6 +73,10 @@ class Claims:
     def settle(self, verdict: Verdict) -> Execution | None:
         """What the verdict lets start or forget; `None` if nothing here waits for it."""
         return self._open.pop((verdict.run, verdict.attempt), None)
+
+    def was_made(self, verdict: Verdict) -> bool:
+        """Whether this worker has made the claim that the verdict is on."""
+        return (verdict.run, verdict.attempt) in self._made
 
     def repeat(self) -> None:
         """Make all of them once more."""
@@ -80,6 +92,11 @@ class Claims:
         if self._open:
             self.repeat()
             self._repeat_later()
+
+
+def is_possible(verdict: Verdict) -> bool:
+    """Whether a coordinator may say it: a claim is granted as it is, or as the next attempt."""
+    return verdict.granted in (None, verdict.attempt, verdict.attempt + 1)
 
 
 def claims_of_running(executions: Iterable[Execution]) -> list[Claim]:

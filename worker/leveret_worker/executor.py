@@ -13,7 +13,7 @@ from typing import Protocol
 from leveret_broker import logs, messages
 from leveret_broker.clock import Clock
 from leveret_worker.alarms import Alarms, Timeline
-from leveret_worker.claims import Claims
+from leveret_worker.claims import Claims, is_possible
 from leveret_worker.execution import Execution, StopCause
 from leveret_worker.known import Known
 from leveret_worker.outcomes import outcome_of
@@ -157,13 +157,13 @@ class Executor:
 
     def decide(self, verdicts: Iterable[messages.Verdict]) -> None:
         """What the coordinator says to claims."""
-        for verdict in verdicts:
+        for verdict in filter(is_possible, verdicts):
             if execution := self._claims.settle(verdict):
                 self._decide(execution, verdict.granted)
             elif verdict.granted != verdict.attempt:
                 self._refuse(verdict)
             if verdict.granted is not None:
-                self._return_unless_here(verdict.run, verdict.granted)
+                self._return_unless_here(verdict, verdict.granted)
         self._start_next()
 
     def _refuse(self, verdict: messages.Verdict) -> None:
@@ -172,9 +172,15 @@ class Executor:
         if execution is not None and execution.is_running:
             self._drop(execution)
 
-    def _return_unless_here(self, run: str, granted: int) -> None:
-        """This worker got what it claimed, and has given it back meanwhile."""
+    def _return_unless_here(self, verdict: messages.Verdict, granted: int) -> None:
+        """This worker got what it claimed, and has given it back meanwhile.
+
+        Of what it never claimed a stranger speaks, who could have it executed again and again.
+        """
+        run = verdict.run
         if self._known.find(run, granted) or self._known.is_confirmed(run, granted):
+            return
+        if not self._claims.was_made(verdict):
             return
         now = self._clock.now()
         returned = messages.Outcome(
