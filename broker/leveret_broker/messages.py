@@ -478,6 +478,29 @@ class ShowRun(Wire):
     """The project that the run has to belong to, if any."""
 
 
+class Position(Wire):
+    """Where going through the runs, newest first, has come to."""
+
+    created_at: float
+    seq: int
+
+
+class Prune(Wire):
+    """Remove some of the trees of runs that ended long ago. Answered by `Pruned` or `Refused`."""
+
+    type: Literal["prune"] = "prune"
+    session: str
+    request: str
+    project: str | None = None
+    """Of this project only."""
+    older_than: float
+    """Seconds since the last of a tree ended."""
+    after: Position | None = None
+    """Go on there."""
+    dry_run: bool = False
+    """Only count."""
+
+
 class ListWorkers(Wire):
     """Answered by `Rows` of `WorkerRow`."""
 
@@ -534,6 +557,7 @@ Request = Annotated[
     | ListDefinitions
     | ListRuns
     | ShowRun
+    | Prune
     | ListWorkers
     | Heartbeat
     | Goodbye,
@@ -776,6 +800,20 @@ class Tree(Wire):
     runs: tuple[RunRow, ...]
 
 
+class Pruned(Wire):
+    """What was removed, or would be."""
+
+    type: Literal["pruned"] = "pruned"
+    request: str
+    trees: int = 0
+    runs: int = 0
+    """All of the trees."""
+    code: int = 0
+    """Revisions of shipped code."""
+    place: Position | None = None
+    """Where to go on; `None` at the end."""
+
+
 Reply = Annotated[
     Welcome
     | Registered
@@ -792,7 +830,8 @@ Reply = Annotated[
     | Unserved
     | Finished
     | Rows
-    | Tree,
+    | Tree
+    | Pruned,
     Field(discriminator="type"),
 ]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from leveret_broker import logs, tls
+from leveret_broker import ages, logs, tls
 from leveret_broker.command_line import hide_passwords
 from leveret_broker.errors import Misconfigured
 from leveret_broker.health import Answering
@@ -16,6 +16,7 @@ from leveret_broker.persistent import Persistent
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
 from leveret_coordinator.errors import CatalogError
+from leveret_coordinator.retention import LEAST_AGE
 from leveret_coordinator.service import CoordinatorService, CoordinatorSettings
 
 
@@ -36,6 +37,16 @@ async def serve(
         return transport, CoordinatorService(transport, catalog_path, settings=settings)
 
     await run_until_signalled(Answering("coordinator", Persistent(make)))
+
+
+def _kept_for(text: str) -> float:
+    try:
+        seconds = ages.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if seconds < LEAST_AGE:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than {ages.text(LEAST_AGE)}")
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,13 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="lines of text, or of JSON; auto: text on a terminal",
     )
     parser.add_argument("--payload-store", default=os.environ.get("LEVERET_PAYLOAD_STORE"))
+    parser.add_argument(
+        "--keep",
+        type=_kept_for,
+        default=os.environ.get("LEVERET_KEEP") or None,
+        metavar="AGE",
+        help="remove runs that ended longer ago: 12h, 30d; 1h at least",
+    )
     options = parser.parse_args(arguments)
     url = options.url or os.environ.get("LEVERET_URL")
     if url is None:
         parser.error("give --url, or set LEVERET_URL")
     logs.configure(options.log_format)
     try:
-        settings = CoordinatorSettings(payload_store=options.payload_store, standby=options.standby)
+        settings = CoordinatorSettings(
+            payload_store=options.payload_store, standby=options.standby, keep=options.keep
+        )
         asyncio.run(serve(url, options.catalog, settings=settings))
     except (CatalogError, Misconfigured, tls.TlsProblem) as error:
         sys.stderr.write(f"{error}\n")

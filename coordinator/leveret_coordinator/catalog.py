@@ -6,6 +6,7 @@ Every statement stands in `catalog.sql`; in `rows.py` rows become values and val
 import json
 import math
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ class Catalog:
         query = getattr(self._database.sql, statement)
         with mapped_errors(self._database.name):
             return await query(self._database.connection, **parameters)
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """What is carried out in the block is kept as a whole, or not at all."""
+        return self._database.transaction()
+
+    async def carry_out(self, statement: str, **parameters: object) -> None:
+        """One of the changing statements, within a transaction."""
+        await getattr(self._database.sql, statement)(self._database.connection, **parameters)
 
     async def count_start(self) -> int:
         """How often a coordinator has started on this catalog, this time included."""

@@ -7,6 +7,9 @@ PRAGMA application_id;
 -- name: schema_version()$
 PRAGMA user_version;
 
+-- name: page_count()$
+PRAGMA page_count;
+
 -- name: table_count()$
 SELECT count(*) FROM sqlite_schema;
 
@@ -776,6 +779,113 @@ WHERE
     AND attempts.worker IN (SELECT value FROM json_each(:workers))
 GROUP BY runs.definition
 ORDER BY runs DESC;
+
+-- what is not kept for ever ----------------------------------------------------------------------
+-- A tree is given up as a whole: its root goes, and the others are doomed, in one transaction. Their
+-- rows are removed by portions.
+
+-- name: old_roots(projects, created_at, seq, most)
+-- The newest before the place, so that what needs the result of another goes before that.
+SELECT runs.seq, runs.created_at, runs.finished_at, runs.since
+FROM json_each(:projects) AS wanted
+CROSS JOIN runs
+WHERE runs.seq IN (
+    SELECT seq
+    FROM runs
+    WHERE
+        project = wanted.value
+        AND is_root = 1
+        AND kind != 'step'
+        AND (created_at, seq) < (:created_at, :seq)
+    ORDER BY created_at DESC, seq DESC
+    LIMIT :most
+)
+ORDER BY runs.created_at DESC, runs.seq DESC
+LIMIT :most;
+
+-- name: trees(roots, before, is_trial, most)
+-- What is below each root, and what keeps it: a run that had not ended by then, a session
+-- that waits, or a run of another tree that has one as an input. In a trial that counts only if its
+-- tree has not ended before then. Not all that is below, if it is as many as `most`.
+WITH RECURSIVE tree (root, seq, id) AS (
+    SELECT seq, seq, id FROM runs WHERE seq IN (SELECT value FROM json_each(:roots))
+    UNION ALL
+    SELECT tree.root, child.seq, child.id
+    FROM tree
+    JOIN runs AS child ON child.parent = tree.id
+    LIMIT :most
+)
+SELECT
+    tree.root,
+    count(*) AS runs,
+    max(runs.inputs > 0) AS has_inputs,
+    max(
+        runs.finished_at IS NULL
+        OR runs.since >= :before
+        OR EXISTS (SELECT 1 FROM waiters WHERE waiters.run_id = runs.id)
+    ) AS is_in_use,
+    max(EXISTS (
+        SELECT 1
+        FROM inputs
+        JOIN runs AS dependent ON dependent.seq = inputs.seq
+        JOIN runs AS top ON top.id = dependent.root
+        WHERE
+            inputs.input = runs.seq
+            AND top.seq != tree.root
+            AND NOT (:is_trial AND top.finished_at IS NOT NULL AND top.since < :before)
+    )) AS is_needed
+FROM tree
+CROSS JOIN runs ON runs.seq = tree.seq
+GROUP BY tree.root;
+
+-- name: doom(roots)!
+INSERT INTO doomed (seq)
+WITH RECURSIVE tree (seq, id) AS (
+    SELECT seq, id FROM runs WHERE seq IN (SELECT value FROM json_each(:roots))
+    UNION ALL
+    SELECT child.seq, child.id FROM tree JOIN runs AS child ON child.parent = tree.id
+)
+SELECT seq FROM tree;
+
+-- name: release_inputs()!
+-- Nothing that is doomed needs the result of anything.
+DELETE FROM inputs WHERE seq IN (SELECT seq FROM doomed);
+
+-- name: remove_roots(roots)!
+DELETE FROM runs WHERE seq IN (SELECT value FROM json_each(:roots));
+
+-- name: remove_doomed(most)!
+-- Not what was opened again meanwhile, or has become an input.
+DELETE FROM runs
+WHERE
+    seq IN (SELECT seq FROM doomed ORDER BY seq DESC LIMIT :most)
+    AND finished_at IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM inputs WHERE inputs.input = runs.seq);
+
+-- name: forget_doomed(most)!
+DELETE FROM doomed WHERE seq IN (SELECT seq FROM doomed ORDER BY seq DESC LIMIT :most);
+
+-- name: has_doomed()$
+SELECT EXISTS (SELECT 1 FROM doomed);
+
+-- name: old_code(project, before, most)
+-- Shipped before then, and of no definition and no run. The plus: a column would have the index
+-- that is on the expression converted first.
+SELECT project, digest
+FROM code INDEXED BY code_by_age
+WHERE
+    shipped_at < :before
+    AND (:project IS NULL OR project = :project)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM definitions
+        WHERE definitions.project = code.project AND definitions.code ->> 'digest' = code.digest
+    )
+    AND NOT EXISTS (SELECT 1 FROM run_code WHERE run_code.code ->> 'digest' = +code.digest)
+LIMIT :most;
+
+-- name: remove_code(project, digest)!
+DELETE FROM code WHERE project = :project AND digest = :digest;
 
 -- stored payloads ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from leveret_broker.messages import (
     ListShipped,
     ListWorkers,
     Outcomes,
+    Prune,
     Reply,
     ShowRun,
     Verdict,
@@ -28,7 +29,9 @@ from leveret_coordinator.records import (
     Waiter,
 )
 
-Question = ListDefinitions | ListRuns | ShowRun | ListWorkers | Explain | ListShipped | FetchCode
+Question = (
+    ListDefinitions | ListRuns | ShowRun | ListWorkers | Explain | ListShipped | FetchCode | Prune
+)
 """Requests that are answered from the catalog, once the batch is written."""
 
 

@@ -1,8 +1,8 @@
 """Who answers which question about what the catalog has."""
 
-from leveret_broker.messages import Explain, FetchCode, ListShipped, Reply
+from leveret_broker.messages import Explain, FetchCode, ListShipped, Prune, Reply
 from leveret_broker.transport import Transport
-from leveret_coordinator import explanations, listings, shipping_answers
+from leveret_coordinator import explanations, listings, retention, shipping_answers
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Question
 
@@ -17,4 +17,6 @@ async def reply(
         )
     if isinstance(question, FetchCode | ListShipped):
         return await shipping_answers.answer(question, catalog, now=now, alive_since=alive_since)
+    if isinstance(question, Prune):
+        return await retention.answer(question, catalog, now=now)
     return await listings.answer(question, catalog, alive_since=alive_since)

@@ -38,6 +38,7 @@ from leveret_coordinator.intake import Received
 from leveret_coordinator.janitor import Janitor
 from leveret_coordinator.notices import Notices
 from leveret_coordinator.project_exchanges import ProjectExchanges
+from leveret_coordinator.pruner import Pruner
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
@@ -90,6 +91,12 @@ class CoordinatorService:
         )
         self._hesitation = Hesitation(self._clock, self._wake.set, seconds=self._settings.hesitate)
         self._janitor = self._made_janitor()
+        self._pruner = Pruner(
+            self._clock,
+            self._wake.set,
+            keep=self._settings.keep,
+            every=self._settings.prune_every,
+        )
         self._exchanges = ProjectExchanges(transport)
         self._watch = Watch(transport, self._clock)
         self._chance = chance
@@ -156,6 +163,7 @@ class CoordinatorService:
             self._publisher.open_backlog(self._catalog, self._generation)
             if self._janitor is not None:
                 self._janitor.start()
+            self._pruner.start()
             self._loop = asyncio.create_task(self._serve(), name="coordinator")
         except BaseException:
             await self._release()
@@ -216,7 +224,7 @@ class CoordinatorService:
         await work_queues.declare(self._transport, await self._open_catalog.queues())
 
     async def _release(self) -> None:
-        for each in (self._pause_over, self._notices, self._hesitation):
+        for each in (self._pause_over, self._notices, self._hesitation, self._pruner):
             each.clear()
         if self._janitor is not None:
             await self._janitor.stop()
@@ -297,6 +305,9 @@ class CoordinatorService:
         elif self._janitor is not None and self._janitor.is_due:
             since = self._notices.listening_since
             await self._janitor.proceed(self._open_catalog, listening_since=since)
+        elif self._pruner.is_due:
+            until = self._hearing.until
+            await self._pruner.proceed(self._open_catalog, heard_until=until)
         else:
             return False
         return True

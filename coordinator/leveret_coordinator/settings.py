@@ -56,6 +56,10 @@ class CoordinatorSettings:
     cleans_at_start: bool = False
     """The store is gone through before anybody is served, too: nobody else can have stored
     anything that is on its way."""
+    keep: float | None = None
+    """How long runs are kept after they have ended; for ever if not set."""
+    prune_every: float = 900.0
+    """How often those that were kept long enough are looked for."""
     page: int = 200
     """Runs read at a time when the catalog's outbox is published again."""
 

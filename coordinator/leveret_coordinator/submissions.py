@@ -60,7 +60,10 @@ def attach(message: Attach, ledger: Ledger) -> None:
 def unknown(run: str, project: str | None = None) -> str:
     """What is told of a run that does not exist, or not for those who know this project only."""
     where = "in this catalog" if project is None else f"of the project {project!r} in this catalog"
-    return f"There is no run {run!r} {where}. `leveret runs list` shows those that exist."
+    return (
+        f"There is no run {run!r} {where}: there never was, or it was pruned. `leveret runs list` "
+        "shows those that exist."
+    )
 
 
 def _found_or_made(submission: Submission, ledger: Ledger) -> Run:

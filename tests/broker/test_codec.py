@@ -88,6 +88,7 @@ REQUESTS: list[m.Request] = [
     m.ListDefinitions(session="s", request="r", project="p"),
     m.ListRuns(session="s", request="r", project=None, state="failed", since=1.0, limit=7),
     m.ShowRun(session="s", request="r", run="run_1"),
+    m.Prune(session="s", request="r", older_than=3600.0, after=m.Position(created_at=1.5, seq=7)),
     m.ListWorkers(session="s", request="r", project=None),
     m.Heartbeat(
         worker="w", project="p", host="h", pid=1, slots=4, busy=2, started_at=0.5,
@@ -115,6 +116,7 @@ REPLIES = m.Replies(
             workers=(WORKER,),
         ),
         m.Tree(request="r", runs=(RUN,)),
+        m.Pruned(request="r", trees=1, runs=2, place=m.Position(created_at=1.5, seq=7)),
     )
 )
 INVOCATIONS = m.Invocations(

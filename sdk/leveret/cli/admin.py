@@ -1,4 +1,4 @@
-"""`leveret admin`: which RabbitMQ user may reach which project, and what was set aside."""
+"""`leveret admin`: who may reach which project, what was set aside, and what is kept."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ import click
 
 from leveret.cli import options
 from leveret.cli.letters import dead_letters
+from leveret.cli.pruning import prune
 from leveret.client import checked_project
 from leveret.errors import CoordinatorUnreachable
 from leveret.settings import security, settings
@@ -28,10 +29,11 @@ NO_EXCHANGES = (
 
 @click.group()
 def admin() -> None:
-    """Let users into projects, each into its own only; look at what was set aside."""
+    """Let users into projects; look at what was set aside; remove old runs."""
 
 
 admin.add_command(dead_letters)
+admin.add_command(prune)
 
 
 def _management(command: options.F) -> options.F:

@@ -12,7 +12,7 @@ from leveret.client import Client, connect
 from leveret.errors import AppError, SettingError
 from leveret.keys import Keyring
 from leveret.settings import settings
-from leveret_broker import logs
+from leveret_broker import ages, logs
 
 LONGEST = 7 * 86400.0
 """Seconds that an option may say at most."""
@@ -61,6 +61,27 @@ class Seconds(click.FloatRange):
         seconds: float = super().convert(value, param, ctx)
         if math.isnan(seconds):
             self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+class Age(click.FloatRange):
+    """An age as people write it, `15m` or `30d`, in seconds."""
+
+    name = "age"
+
+    def __init__(self, *, least: float = 0.0) -> None:
+        super().__init__(min=least)
+        self._least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = ages.seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds < self._least:
+            self.fail(f"{value!r} is less than {ages.text(self._least)}", param, ctx)
         return seconds
 
 

@@ -1,7 +1,6 @@
 """`leveret runs`: find runs, look into them, stop, repeat and resume them."""
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast, get_args
@@ -16,7 +15,6 @@ from leveret.runs import Run
 from leveret.watch import moment, tree
 from leveret_broker.messages import Retried, RunRow, RunState
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 STATES = get_args(RunState)
 ENDS = {"cancelled": "been cancelled"}
 """States that don't follow `had` as they are."""
@@ -30,7 +28,12 @@ def runs() -> None:
 @runs.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
 @click.option("--definition", metavar="IDENTIFIER", help="Only runs of this; a name is all of it.")
-@click.option("--since", metavar="AGE", help="Only runs asked for since then: 30s, 15m, 4h, 7d.")
+@click.option(
+    "--since",
+    metavar="AGE",
+    type=options.Age(),
+    help="Only runs asked for since then: 30s, 15m, 4h, 7d.",
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--after", metavar="RUN", help="Only those listed after RUN: the next page.")
 @click.option("--roots", is_flag=True, help="Only runs that no other run called.")
@@ -40,7 +43,7 @@ def runs() -> None:
 def list_runs(
     state: str | None,
     definition: str | None,
-    since: str | None,
+    since: float | None,
     limit: int,
     after: str | None,
     roots: bool,
@@ -49,7 +52,7 @@ def list_runs(
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
-    begin = None if since is None else time.time() - age(since)
+    begin = None if since is None else time.time() - since
 
     async def ask() -> None:
         async with options.client(url, project) as client:
@@ -176,14 +179,6 @@ async def _begin_again(
         display.document(begun.model_dump(exclude={"type", "request"}))
     else:
         click.echo(f"{begun.run}: attempt {begun.attempt}, by {begun.definition}")
-
-
-def age(text: str) -> float:
-    """Seconds of an age such as `15m`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no age: write 30s, 15m, 4h or 7d")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def _tell_stopped(row: RunRow, stopped: Sequence[str], *, quiet: bool) -> int:

@@ -75,6 +75,14 @@ COORDINATOR = CoordinatorSettings()
     "A stored payload that no run refers to is removed when it is older.",
     least=3 * RENEW_AFTER,
 )
+@click.option(
+    "--keep",
+    envvar="LEVERET_KEEP",
+    metavar="AGE",
+    type=options.Age(least=3600.0),
+    help="Remove runs that ended longer ago: 12h, 30d; 1h at least. For ever if not set.  "
+    "[LEVERET_KEEP]",
+)
 @options.url
 @options.log_format
 def coordinator(
@@ -84,6 +92,7 @@ def coordinator(
     worker_gone_after: float,
     payload_store: str | None,
     payload_grace: float,
+    keep: float | None,
     url: str | None,
 ) -> None:
     """Run the coordinator: it keeps the catalog and hands out the work.
@@ -96,6 +105,7 @@ def coordinator(
         worker_gone_after=worker_gone_after,
         payload_store=payload_store,
         payload_grace=payload_grace,
+        keep=keep,
         standby=standby,
     )
 
