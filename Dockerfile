@@ -19,7 +19,7 @@ ENV PATH=/opt/leveret/bin:$PATH
 WORKDIR /source
 # Apart from the source, so that a change there downloads nothing.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > /requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['fast'], sep='\n')" > /requirements.txt \
     && pip install --quiet --requirement /requirements.txt
 COPY LICENSE README.md CHANGELOG.md ./
 COPY broker broker

@@ -1,17 +1,24 @@
 """Fixtures for the whole suite."""
 
+import asyncio
 import copy
 import logging
+import os
 import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
-from leveret_broker import logs
+from leveret_broker import logs, loops
 from tests import rabbit
 
 Tell = Callable[[str], None]
+
+if os.environ.get(loops.VARIABLE) == "1":  # tests, too; our threads and services do anyhow
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from leveret_broker import logs
+from leveret_broker.loops import loop_factory
 from leveret_broker.transport import Transport
 
 log = logs.get_logger("leveret")
@@ -100,8 +101,10 @@ class LoopMailbox:
 class IoThread:
     """An event loop on a daemon thread of its own."""
 
-    def __init__(self, name: str = "leveret-io") -> None:
+    def __init__(self, name: str = "leveret-io", *, for_user_code: bool = False) -> None:
+        """`for_user_code`: the loop is asyncio's own, as users have it elsewhere."""
         self._name = name
+        self._loop_factory = None if for_user_code else loop_factory()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._mailbox: LoopMailbox | None = None
@@ -159,7 +162,7 @@ class IoThread:
 
     def _run(self, ready: "Future[None]") -> None:
         try:
-            runner = asyncio.Runner()
+            runner = asyncio.Runner(loop_factory=self._loop_factory)
             self._loop = runner.get_loop()
         except BaseException as error:
             ready.set_exception(error)

@@ -12,6 +12,7 @@ from leveret_broker import ages, logs, tls
 from leveret_broker.command_line import hide_passwords
 from leveret_broker.errors import Misconfigured
 from leveret_broker.health import Answering
+from leveret_broker.loops import loop_factory
 from leveret_broker.persistent import Persistent
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = CoordinatorSettings(
             payload_store=options.payload_store, standby=options.standby, keep=options.keep
         )
-        asyncio.run(serve(url, options.catalog, settings=settings))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(serve(url, options.catalog, settings=settings))
     except (CatalogError, Misconfigured, tls.TlsProblem) as error:
         sys.stderr.write(f"{error}\n")
         return 2

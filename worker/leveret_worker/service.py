@@ -112,7 +112,7 @@ class WorkerService:
         self._serve_more = serve_more
         self._where = where
         self._session = Session(transport, where=where, patience=None, project=project)
-        self._user_thread = user_thread or IoThread("leveret-user")
+        self._user_thread = user_thread or IoThread("leveret-user", for_user_code=True)
         self._aside = Aside(transport, log)
         self._reporter = Reporter(transport, self.id)
         self._times = Times(lease_after=lease_after, stop_grace=stop_grace)

@@ -25,6 +25,7 @@ from leveret.settings import security, settings
 from leveret_broker import logs, topology
 from leveret_broker.errors import Misconfigured
 from leveret_broker.health import Answering, Condition
+from leveret_broker.loops import loop_factory
 from leveret_broker.persistent import Make, Persistent
 from leveret_broker.rabbitmq import RabbitTransport
 from leveret_broker.signals import run_until_signalled
@@ -234,7 +235,8 @@ def load(app: Sequence[str]) -> Sequence[Definition[..., Any]]:
 def _serve(kind: str, make: Make) -> None:
     service = Persistent(make, also=(CoordinatorUnreachable,))
     try:
-        asyncio.run(run_until_signalled(Answering(kind, service)))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(run_until_signalled(Answering(kind, service)))
     except Misconfigured as error:
         raise SettingError(str(error)) from error
     except CatalogError as error:
