@@ -21,7 +21,7 @@ from benchmarks.workloads import WORKLOADS
 from tests import rabbit
 
 QUICK_PEERS = ("leveret", "embedded", "celery", "dramatiq", "pool")
-QUICK_WORKLOADS = ("W1", "W2", "W4")
+QUICK_WORKLOADS = ("W1", "W2", "W4", "W7")
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Sequence[str]:
@@ -42,7 +42,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, text: str | Non
     type=click.Choice(list(WORKLOADS)),
     help="This workload, not all; may be given several times.",
 )
-@click.option("--rounds", type=click.IntRange(1), help="3, or 1 with --quick.")
+@click.option("--rounds", type=click.IntRange(1), help="3, or 2 with --quick.")
 @click.option("--quick", is_flag=True, help="Fewer peers, workloads, rounds and tasks.")
 @click.option(
     "--growth",
@@ -76,7 +76,7 @@ def main(
     run = Run(
         peers=only or (QUICK_PEERS if quick else list(PEERS)),
         workloads=[key for key in WORKLOADS if key in (chosen or wanted)],
-        rounds=rounds or (1 if quick else 3),
+        rounds=rounds or (2 if quick else 3),
         scale=scale if growth is None else replace(scale, growth=growth),
         within=60.0 if quick else 180.0,
         report=_reporter(),
