@@ -2,12 +2,12 @@
 
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
-from aiosql.queries import Queries
 
 from leveret_broker import logs
 from leveret_coordinator import migrations, statements
@@ -20,10 +20,15 @@ from leveret_coordinator.errors import (
 )
 from leveret_coordinator.lock import CatalogLock, advice
 
+T = TypeVar("T")
+
 log = logs.get_logger("leveret.coordinator")
 
 APPLICATION_ID = 0x6C767274
 """'lvrt', in the header of every catalog."""
+
+STATEMENTS_KEPT = 512
+"""Compiled, by SQLite: more than `catalog.sql` has."""
 
 _OUTSIDE_CAUSES = {
     sqlite3.SQLITE_BUSY,
@@ -39,9 +44,22 @@ _OUTSIDE_CAUSES = {
 }
 
 
+class ThreadConnection(aiosqlite.Connection):
+    """aiosqlite makes a trip to its thread for each statement; this one makes one for many."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do all of it on the thread."""
+        done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        return done
+
+
 async def in_a_thread(name: str) -> statements.Connection:
-    """A connection whose statements run on a thread of its own."""
-    return await aiosqlite.connect(name, isolation_level=None)
+    """A connection on a thread of its own."""
+    connection = ThreadConnection(
+        lambda: sqlite3.connect(name, isolation_level=None, cached_statements=STATEMENTS_KEPT), 1
+    )
+    await connection
+    return connection
 
 
 class Database:
@@ -52,8 +70,7 @@ class Database:
     ) -> None:
         self.name = name
         self._lock = lock
-        self.connection = connection
-        self.sql: Queries = statements.load()
+        self._connection = connection
 
     @classmethod
     async def open(cls, path: Path | None, connect: statements.Connect = in_a_thread) -> "Database":
@@ -66,14 +83,14 @@ class Database:
         try:
             if path is not None:
                 _check_usable(path)
-            with mapped_errors(name):
+            with _mapped_errors(name):
                 connection = await connect(name)
         except BaseException:
             _release(lock)
             raise
         database = cls(name, lock, connection)
         try:
-            await database._prepare()
+            await database.run(database._prepare)
         except BaseException:
             await database.close()
             raise
@@ -82,41 +99,43 @@ class Database:
     async def close(self) -> None:
         """Close the file and give back the lock. Twice is fine."""
         try:
-            await self.connection.close()
+            await self._connection.close()
         finally:
             _release(self._lock)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[None, None]:
-        """All or nothing, durable at the end of the block."""
-        with mapped_errors(self.name):
-            try:
-                await self.sql.begin(self.connection)
-                yield
-                await self.sql.commit(self.connection)
-            except BaseException:
-                await self.connection.rollback()
-                raise
+    async def run(self, work: Callable[[statements.Statements], T]) -> T:
+        """Do all of it on the database's thread. Raises what `work` raises, SQLite's as ours."""
+        with _mapped_errors(self.name):
+            return await self._connection.run(
+                lambda connection: work(statements.Statements(connection))
+            )
 
-    async def _prepare(self) -> None:
-        with mapped_errors(self.name):
-            connection, sql = self.connection, self.sql
-            connection.row_factory = sqlite3.Row
-            await self._recognize()
-            await sql.configure(connection)
-            version: int = await sql.schema_version(connection)
-            for migration in migrations.load():
-                if migration.number > version:
-                    await self._migrate(migration)
-            await sql.enforce_references(connection)
-            if version == 0 and self._lock is not None:
-                log.info("catalog made", catalog=self.name)
+    async def write(self, work: Callable[[statements.Statements], T]) -> T:
+        """The same, in one transaction: all or nothing, durable when it returns."""
 
-    async def _recognize(self) -> None:
+        def whole(sql: statements.Statements) -> T:
+            with sql.transaction():
+                return work(sql)
+
+        return await self.run(whole)
+
+    def _prepare(self, sql: statements.Statements) -> None:
+        sql.use_named_columns()
+        self._recognize(sql)
+        sql.do("configure")
+        version: int = sql.value("schema_version")
+        for migration in migrations.load():
+            if migration.number > version:
+                sql.script(migration.script)
+        sql.do("enforce_references")
+        if version == 0 and self._lock is not None:
+            log.info("catalog made", catalog=self.name)
+
+    def _recognize(self, sql: statements.Statements) -> None:
         try:
-            application: int = await self.sql.application_id(self.connection)
-            tables: int = await self.sql.table_count(self.connection)
-            version: int = await self.sql.schema_version(self.connection)
+            application: int = sql.value("application_id")
+            tables: int = sql.value("table_count")
+            version: int = sql.value("schema_version")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
                 raise
@@ -131,16 +150,9 @@ class Database:
                 "another catalog."
             )
 
-    async def _migrate(self, migration: migrations.Migration) -> None:
-        try:
-            await self.connection.executescript(migration.script)
-        except BaseException:
-            await self.connection.rollback()
-            raise
-
 
 @contextmanager
-def mapped_errors(name: str) -> Generator[None, None, None]:
+def _mapped_errors(name: str) -> Generator[None, None, None]:
     """Turn SQLite's exceptions into ours, by whether the statement or the world is to blame."""
     try:
         yield

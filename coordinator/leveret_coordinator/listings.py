@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from leveret_broker.identifiers import is_database_id, version_order
@@ -19,7 +20,7 @@ from leveret_broker.messages import (
     Tree,
     WorkerRow,
 )
-from leveret_coordinator import confinement, provisions, resolution, rows, states, submissions
+from leveret_coordinator import confinement, resolution, rows, states, submissions
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import RequestRefused, UnknownRun
 
@@ -66,7 +67,7 @@ async def _tree(question: ShowRun, catalog: Catalog) -> Tree:
     attempts: dict[str, list[AttemptRow]] = {row["id"]: [] for row in found}
     for row in await catalog.rows("attempts_of", runs=json.dumps(list(attempts))):
         attempts[row["run"]].append(rows.attempt_message(row))
-    inputs = await provisions.ids(catalog.rows, found)
+    inputs = await _inputs(found, catalog)
     return Tree(
         request=question.request,
         runs=tuple(
@@ -79,6 +80,15 @@ async def _tree(question: ShowRun, catalog: Catalog) -> Tree:
             for row in found
         ),
     )
+
+
+async def _inputs(found: Sequence[Any], catalog: Catalog) -> dict[str, list[str]]:
+    """The ids of the inputs of those of the listed runs that have some."""
+    inputs: dict[str, list[str]] = {row["id"]: [] for row in found if row["inputs"]}
+    if inputs:
+        for row in await catalog.rows("input_ids", ids=rows.as_array(inputs)):
+            inputs[row["dependent"]].append(row["input"])
+    return inputs
 
 
 async def _runs(question: ListRuns, catalog: Catalog) -> Rows:

@@ -11,12 +11,13 @@ from leveret_broker.errors import TransportError
 from leveret_broker.transport import Transport
 from leveret_coordinator import work_queues
 from leveret_coordinator.alarm import Alarm
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.facts import Message
 from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.publishing import Publisher
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import Timer
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer
 from leveret_coordinator.settings import CoordinatorSettings

@@ -4,17 +4,14 @@ Nothing here asks the catalog anything about a run that neither has inputs nor i
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leveret_broker.messages import Input
 from leveret_coordinator import rows
 from leveret_coordinator.facts import Needs
 from leveret_coordinator.records import PendingRun, Run
-
-Ask = Callable[..., Awaitable[list[Any]]]
-"""The rows of a statement of `catalog.sql`."""
+from leveret_coordinator.statements import Statements
 
 MOST_INLINE = 64 * 1024
 """Bytes of results that an invocation brings along; of more, the worker asks for each."""
@@ -34,22 +31,22 @@ class Edges:
         return [run for _, run in (*self.dependents, *self.missing)]
 
 
-async def edges(ask: Ask, needs: Needs, runs: Sequence[Run], stopped: Sequence[Run]) -> Edges:
+def edges(sql: Statements, needs: Needs, runs: Sequence[Run], stopped: Sequence[Run]) -> Edges:
     """What a batch has to know; `stopped` may be stopped by it."""
-    missing = await _missing(ask, needs, runs, stopped)
+    missing = _missing(sql, needs, runs, stopped)
     released = [run for _, run in missing if run.finished_at is None]
     may_end = [run for run in runs if run.id in needs.ending]
     ending = {run.id for run in (*may_end, *stopped, *released) if run.is_input}
     succeeding = {run.id for run in runs if run.is_input and run.id in needs.succeeding}
     dependents = [
-        *await _pairs(ask, "all_dependents_of", "input", ending),
-        *await _pairs(ask, "dependents_of", "input", succeeding - ending),
+        *_pairs(sql, "all_dependents_of", "input", ending),
+        *_pairs(sql, "dependents_of", "input", succeeding - ending),
     ]
     return Edges(dependents=dependents, missing=missing)
 
 
-async def _missing(
-    ask: Ask, needs: Needs, runs: Sequence[Run], stopped: Sequence[Run]
+def _missing(
+    sql: Statements, needs: Needs, runs: Sequence[Run], stopped: Sequence[Run]
 ) -> list[tuple[str, Run]]:
     waiting = {run.id for run in stopped if run.waits_for}
     opened = {
@@ -57,33 +54,24 @@ async def _missing(
         for run in runs
         if run.inputs and run.id in needs.asked and run.state in ("failed", "cancelled")
     }
-    return await _pairs(ask, "missing_inputs", "dependent", waiting | opened)
+    return _pairs(sql, "missing_inputs", "dependent", waiting | opened)
 
 
-async def _pairs(
-    ask: Ask, statement: str, column: str, ids: Iterable[str]
+def _pairs(
+    sql: Statements, statement: str, column: str, ids: Iterable[str]
 ) -> list[tuple[str, Run]]:
     wanted = json.dumps(list(ids))
     if wanted == "[]":
         return []
-    return [(row[column], rows.run_of(row)) for row in await ask(statement, ids=wanted)]
+    return [(row[column], rows.run_of(row)) for row in sql.rows(statement, ids=wanted)]
 
 
-async def provided(ask: Ask, pending: Sequence[PendingRun]) -> list[PendingRun]:
+def provided(sql: Statements, pending: Sequence[PendingRun]) -> list[PendingRun]:
     """The same runs with the results that they need, or with what these are the results of."""
     wanted = [each.run.id for each in pending if each.run.inputs]
     if not wanted:
         return list(pending)
     inputs: dict[str, list[Input]] = {run: [] for run in wanted}
-    for row in await ask("input_results", ids=json.dumps(wanted), most=MOST_INLINE):
+    for row in sql.rows("input_results", ids=json.dumps(wanted), most=MOST_INLINE):
         inputs[row["dependent"]].append(Input(run=row["input"], result=row["result"]))
     return [replace(each, inputs=tuple(inputs.get(each.run.id, ()))) for each in pending]
-
-
-async def ids(ask: Ask, found: Sequence[Any]) -> dict[str, list[str]]:
-    """The ids of the inputs of those of the listed runs that have some."""
-    inputs: dict[str, list[str]] = {row["id"]: [] for row in found if row["inputs"]}
-    if inputs:
-        for row in await ask("input_ids", ids=json.dumps(list(inputs))):
-            inputs[row["dependent"]].append(row["input"])
-    return inputs

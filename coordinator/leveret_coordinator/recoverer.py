@@ -22,8 +22,9 @@ from leveret_broker import logs, topology
 from leveret_broker.clock import Clock
 from leveret_broker.errors import TransportError
 from leveret_broker.transport import Transport
-from leveret_coordinator.catalog import Catalog, Liveness, QueueCount
+from leveret_coordinator.catalog import Catalog, QueueCount
 from leveret_coordinator.hearing import Hearing
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import Orphan, Vanished
 
 log = logs.get_logger("leveret.coordinator")

@@ -18,6 +18,7 @@ from typing import Any
 from leveret_broker.messages import Position, Prune, Pruned, Refused
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.errors import Invalid
+from leveret_coordinator.statements import Statements
 
 LEAST_AGE = 3600.0
 """Seconds for which every run is kept: a second copy of the message that asked for it finds it."""
@@ -84,44 +85,52 @@ async def answer(question: Prune, catalog: Catalog, *, now: float) -> Pruned | R
 
 async def remove_portion(catalog: Catalog, retention: Retention, after: Position | None) -> Portion:
     """Remove what comes after the place, until it is enough for once."""
-    place = after or Position(created_at=retention.before, seq=0)
-    if not retention.is_trial and await finish(catalog):
-        return Portion(place=place)
-    roots = await _old_roots(catalog, retention, place)
-    if not roots:
-        code = await _remove_code(catalog, retention)
-        has_more = code == MOST_CODE and not retention.is_trial
-        return Portion(code=code, place=place if has_more else None)
-    looked_at, trees = await _trees(catalog, retention, roots)
-    async with catalog.transaction():
-        done = Portion()
-        while going := _free(trees):
-            done += await _give_up(catalog, retention, going)
-            trees = [tree for tree in trees if tree not in going]
-            if retention.is_trial or not any(tree["has_inputs"] for tree in going):
-                break
-            trees = await _standing(catalog, retention, [tree["root"] for tree in trees])
-        if not retention.is_trial:
-            await _remove_doomed(catalog)
-    last = looked_at[-1]
-    return done + Portion(place=Position(created_at=last["created_at"], seq=last["seq"]))
+    return await catalog.run(lambda sql: _portion(sql, retention, after))
 
 
 async def finish(catalog: Catalog) -> bool:
     """Remove a portion of trees that were given up; whether there was one."""
-    if not await catalog.value("has_doomed"):
+    return await catalog.run(_finish)
+
+
+def _portion(sql: Statements, retention: Retention, after: Position | None) -> Portion:
+    place = after or Position(created_at=retention.before, seq=0)
+    if not retention.is_trial and _finish(sql):
+        return Portion(place=place)
+    roots = _old_roots(sql, retention, place)
+    if not roots:
+        code = _remove_code(sql, retention)
+        has_more = code == MOST_CODE and not retention.is_trial
+        return Portion(code=code, place=place if has_more else None)
+    looked_at, trees = _trees(sql, retention, roots)
+    with sql.transaction():
+        done = Portion()
+        while going := _free(trees):
+            done += _give_up(sql, retention, going)
+            trees = [tree for tree in trees if tree not in going]
+            if retention.is_trial or not any(tree["has_inputs"] for tree in going):
+                break
+            trees = _standing(sql, retention, [tree["root"] for tree in trees])
+        if not retention.is_trial:
+            _remove_doomed(sql)
+    last = looked_at[-1]
+    return done + Portion(place=Position(created_at=last["created_at"], seq=last["seq"]))
+
+
+def _finish(sql: Statements) -> bool:
+    if not sql.value("has_doomed"):
         return False
-    async with catalog.transaction():
-        await _remove_doomed(catalog)
+    with sql.transaction():
+        _remove_doomed(sql)
     return True
 
 
-async def _old_roots(catalog: Catalog, retention: Retention, place: Position) -> list[Any]:
+def _old_roots(sql: Statements, retention: Retention, place: Position) -> list[Any]:
     if retention.project is not None:
         projects = [retention.project]
     else:
-        projects = [row["project"] for row in await catalog.rows("projects")]
-    return await catalog.rows(
+        projects = [row["project"] for row in sql.rows("projects")]
+    return sql.rows(
         "old_roots",
         projects=json.dumps(projects),
         created_at=place.created_at,
@@ -130,19 +139,19 @@ async def _old_roots(catalog: Catalog, retention: Retention, place: Position) ->
     )
 
 
-async def _trees(
-    catalog: Catalog, retention: Retention, roots: Sequence[Any]
+def _trees(
+    sql: Statements, retention: Retention, roots: Sequence[Any]
 ) -> tuple[Sequence[Any], list[Any]]:
     """As many of the roots as a portion may look at all runs of, and their trees."""
     while True:
         old = [root["seq"] for root in roots if _has_ended(root, retention)]
         if not old:
             return roots, []
-        trees = await _standing(catalog, retention, old, most=MOST_RUNS)
+        trees = _standing(sql, retention, old, most=MOST_RUNS)
         if sum(tree["runs"] for tree in trees) < MOST_RUNS:
             return roots, trees
         if len(roots) == 1:
-            return roots, await _standing(catalog, retention, old)
+            return roots, _standing(sql, retention, old)
         roots = roots[: len(roots) // 4 or 1]
 
 
@@ -151,10 +160,10 @@ def _has_ended(root: Any, retention: Retention) -> bool:
     return root["finished_at"] is not None and root["since"] < retention.before
 
 
-async def _standing(
-    catalog: Catalog, retention: Retention, roots: Sequence[int], *, most: int = NO_LIMIT
+def _standing(
+    sql: Statements, retention: Retention, roots: Sequence[int], *, most: int = NO_LIMIT
 ) -> list[Any]:
-    return await catalog.rows(
+    return sql.rows(
         "trees",
         roots=json.dumps(roots),
         before=retention.before,
@@ -168,31 +177,31 @@ def _free(trees: Sequence[Any]) -> list[Any]:
     return [tree for tree in trees if not tree["is_in_use"] and not tree["is_needed"]]
 
 
-async def _give_up(catalog: Catalog, retention: Retention, trees: Sequence[Any]) -> Portion:
+def _give_up(sql: Statements, retention: Retention, trees: Sequence[Any]) -> Portion:
     if not retention.is_trial:
         roots = json.dumps([tree["root"] for tree in trees])
-        await catalog.carry_out("doom", roots=roots)
+        sql.do("doom", roots=roots)
         if any(tree["has_inputs"] for tree in trees):
-            await catalog.carry_out("release_inputs")
-        await catalog.carry_out("remove_roots", roots=roots)
+            sql.do("release_inputs")
+        sql.do("remove_roots", roots=roots)
     return Portion(trees=len(trees), runs=sum(tree["runs"] for tree in trees))
 
 
-async def _remove_doomed(catalog: Catalog) -> None:
-    await catalog.carry_out("remove_doomed", most=MOST_RUNS)
-    await catalog.carry_out("forget_doomed", most=MOST_RUNS)
+def _remove_doomed(sql: Statements) -> None:
+    sql.do("remove_doomed", most=MOST_RUNS)
+    sql.do("forget_doomed", most=MOST_RUNS)
 
 
-async def _remove_code(catalog: Catalog, retention: Retention) -> int:
+def _remove_code(sql: Statements, retention: Retention) -> int:
     """How many revisions were removed, or would be."""
-    found = await catalog.rows(
+    found = sql.rows(
         "old_code",
         project=retention.project,
         before=retention.before,
         most=NO_LIMIT if retention.is_trial else MOST_CODE,  # a trial would find the same again
     )
     if found and not retention.is_trial:
-        async with catalog.transaction():
+        with sql.transaction():
             for row in found:
-                await catalog.carry_out("remove_code", project=row["project"], digest=row["digest"])
+                sql.do("remove_code", project=row["project"], digest=row["digest"])
     return len(found)

@@ -1,5 +1,6 @@
 """Rows of the catalog to values and back."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -289,3 +290,8 @@ def definition_message(row: Any, code: CodeRef | None = None) -> DefinitionRecor
 
 def _json(value: RunOptions | CodeRef | None) -> str | None:
     return None if value is None else value.model_dump_json()
+
+
+def as_array(texts: Iterable[str]) -> str:
+    """A list as a parameter of a statement."""
+    return json.dumps(list(texts))

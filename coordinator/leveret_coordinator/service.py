@@ -396,11 +396,16 @@ class CoordinatorService:
     async def _deal_with(self, messages: Sequence[Message]) -> None:
         """Decide, commit, publish."""
         now = self._clock.now()
-        facts = await self._open_catalog.load(needs_of(messages), alive=self._notices.alive)
-        decision = decide(
-            messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
+        decision = await self._open_catalog.carry_out(
+            needs_of(messages),
+            lambda facts: decide(
+                messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
+            ),
+            self._publisher.confirmed,
+            alive=self._notices.alive,
+            now=now,
         )
-        await self._write(decision, now)
+        self._publisher.written()
         if decision.joined:
             self._generation += 1
         self._notices.note(decision)
@@ -451,13 +456,6 @@ class CoordinatorService:
             parcels.pack_invocation(each.as_copy() if is_copy else each, self._generation)
             for each in pending
         ]
-
-    async def _write(self, decision: Decision, now: float) -> None:
-        """Commit the decision, with what was confirmed since the last time."""
-        confirmed = self._publisher.confirmed
-        if decision.writes or confirmed:
-            await self._open_catalog.write(decision, confirmed, now=now)
-            self._publisher.written()
 
     def _count(self, refused: Sequence[LateOutcome]) -> None:
         self._refused_outcomes += len(refused)

@@ -22,10 +22,11 @@ from leveret_broker.messages import (
     Target,
 )
 from leveret_broker.transport import Queue
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import Confirmed, Definition, PublishedAttempt
 
 NOW = 1_000_000.0

@@ -1,8 +1,8 @@
 """A transport, and a connection to the catalog, that fail where a test says."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from leveret_broker.errors import BrokerBlocked, Expired, Refused, TransportError
 from leveret_broker.transport import (
@@ -14,7 +14,9 @@ from leveret_broker.transport import (
     QueueStatus,
     Transport,
 )
-from leveret_coordinator.statements import Connection, Cursor
+from leveret_coordinator.statements import Connection
+
+T = TypeVar("T")
 
 
 class Crash(BaseException):
@@ -195,6 +197,34 @@ class FailingConnection:
         """What is in the statements that fail."""
         self.failures = 0
 
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._inner.run(
+            lambda connection: work(cast(sqlite3.Connection, _Failing(connection, self)))
+        )
+
+    def check(self, sql: str) -> None:
+        """Raise what the disk would, if this statement is to fail."""
+        if self.fails_at is not None and self.fails_at in sql:
+            self.failures += 1
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class _Failing:
+    """The connection on its thread."""
+
+    def __init__(self, inner: sqlite3.Connection, owner: FailingConnection) -> None:
+        self._inner = inner
+        self._owner = owner
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        self._owner.check(sql)
+        return self._inner.execute(sql, parameters)
+
     @property
     def row_factory(self) -> Any:
         return self._inner.row_factory
@@ -203,22 +233,5 @@ class FailingConnection:
     def row_factory(self, factory: Any) -> None:
         self._inner.row_factory = factory
 
-    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Iterable[Any]:
-        if self.fails_at is not None and self.fails_at in sql:
-            self.failures += 1
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-            raise error
-        return await self._inner.execute_fetchall(sql, parameters)
-
-    async def executemany(self, sql: str, parameters: Iterable[Any]) -> Cursor:
-        return await self._inner.executemany(sql, parameters)
-
-    async def executescript(self, sql_script: str) -> Cursor:
-        return await self._inner.executescript(sql_script)
-
-    async def rollback(self) -> None:
-        await self._inner.rollback()
-
-    async def close(self) -> None:
-        await self._inner.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

@@ -7,10 +7,11 @@ import pytest
 
 from leveret_broker.messages import Attach, Cancel, Finished, ShowRun, Tree
 from leveret_coordinator import listings
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Answer, Decision
 from leveret_coordinator.errors import CatalogConflict
 from leveret_coordinator.facts import needs_of
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import (
     Attempt,
     ChangedRun,

@@ -5,13 +5,14 @@ import os
 import socket
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from leveret_coordinator import migrations
 from leveret_coordinator.catalog import Catalog
-from leveret_coordinator.database import Database
+from leveret_coordinator.database import Database, in_a_thread
 from leveret_coordinator.errors import (
     CatalogInUse,
     CatalogTooNew,
@@ -19,6 +20,7 @@ from leveret_coordinator.errors import (
     NotACatalog,
 )
 from leveret_coordinator.lock import CatalogLock
+from leveret_coordinator.statements import Connection
 from tests.coordinator import build
 
 
@@ -30,12 +32,22 @@ def path(tmp_path: Path) -> Path:
 # -- durable --------------------------------------------------------------------------------------
 
 
+def _value(sql: str, connection: sqlite3.Connection) -> object:
+    return connection.execute(sql).fetchone()[0]
+
+
 async def test_a_commit_reaches_the_disk_before_it_returns(path: Path) -> None:
-    database = await Database.open(path)
+    opened: list[Connection] = []
+
+    async def connect(name: str) -> Connection:
+        opened.append(await in_a_thread(name))
+        return opened[0]
+
+    database = await Database.open(path, connect)
     try:
         for pragma, expected in (("synchronous", 2), ("journal_mode", "wal"), ("foreign_keys", 1)):
-            [row] = await database.connection.execute_fetchall(f"PRAGMA {pragma}")
-            assert row[0] == expected, pragma
+            read = partial(_value, f"PRAGMA {pragma}")
+            assert await opened[0].run(read) == expected, pragma
     finally:
         await database.close()
 

@@ -23,11 +23,12 @@ from leveret_broker.messages import (
     Submit,
     Target,
 )
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import (
     STEP,
     Confirmed,
@@ -78,7 +79,8 @@ class _History:
         self._sent: list[Message] = []
 
     async def select(self, sql: str) -> list[Any]:
-        return [tuple(row) for row in await self._connection.execute_fetchall(sql)]
+        found = await self._connection.run(lambda connection: connection.execute(sql).fetchall())
+        return [tuple(row) for row in found]
 
     async def runs(self) -> dict[str, Run]:
         needs = needs_of([Cancel(session="s", runs=tuple(RUNS))])

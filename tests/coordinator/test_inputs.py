@@ -20,9 +20,10 @@ from leveret_broker.messages import (
     Tree,
 )
 from leveret_coordinator import listings, provisions
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.decision import Decision
 from leveret_coordinator.facts import Message, needs_of
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import Orphan, Timer
 from tests.coordinator import build
 

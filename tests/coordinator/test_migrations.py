@@ -10,8 +10,9 @@ import pytest
 
 from leveret_broker.messages import Attach, Finished, RunState, ShowRun, Tree
 from leveret_coordinator import listings, migrations
-from leveret_coordinator.catalog import Catalog, Liveness
+from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.facts import needs_of
+from leveret_coordinator.reading import Liveness
 from leveret_coordinator.records import USUAL, Holder, Waiter
 from tests.coordinator import build
 

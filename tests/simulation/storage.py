@@ -1,15 +1,17 @@
 """The catalog's database: it outlives the coordinators, which come to it one after the other.
 
-Statements run in place. Behind each commit, and behind some of the others, is an await at which the
-coordinator may be killed: what it had not committed is rolled back, as SQLite does with the file of
-a process that died.
+Statements run in place. Behind each commit, and before some trips, is an await at which the
+coordinator may be killed. A trip that is cut short has committed nothing, as with the file of a
+process that died, so it is one that was never made.
 """
 
 import random
 import sqlite3
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from types import coroutine
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @coroutine
@@ -51,52 +53,26 @@ class Disk:
 
 
 class InlineConnection:
-    """What the catalog uses of an `aiosqlite.Connection`, without its thread."""
+    """What the catalog uses of a connection, without a thread."""
 
     def __init__(self, disk: Disk) -> None:
         self.is_dead = False
-        self.row_factory: Any = None
         self._disk = disk
 
-    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> list[Any]:
-        rows: list[Any] = await self._run(
-            lambda database: database.execute(sql, parameters).fetchall()
-        )
-        return rows
-
-    async def executemany(self, sql: str, parameters: Iterable[Any]) -> "InlineCursor":
-        return InlineCursor(await self._run(lambda database: database.executemany(sql, parameters)))
-
-    async def executescript(self, sql_script: str) -> "InlineCursor":
-        return InlineCursor(await self._run(lambda database: database.executescript(sql_script)))
-
-    async def rollback(self) -> None:
-        if not self.is_dead:
-            self._disk.database.rollback()
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """A process that is killed in here before the end has written nothing."""
+        if self._disk.rng.random() < 0.3:
+            await _let_others()
+        if self.is_dead:
+            raise sqlite3.OperationalError("this process is dead")
+        database = self._disk.database
+        before = database.total_changes
+        done = work(database)
+        if database.total_changes != before:
+            self._disk.on_commit()
+            await _let_others()
+        return done
 
     async def close(self) -> None:
         if not self.is_dead:
             self._disk.lose_user()
-
-    async def _run(self, statement: Callable[[sqlite3.Connection], Any]) -> Any:
-        if self.is_dead:
-            raise sqlite3.OperationalError("this process is dead")
-        database = self._disk.database
-        database.row_factory = self.row_factory
-        was_in_transaction, is_commit = database.in_transaction, False
-        answer = statement(database)
-        if was_in_transaction and not database.in_transaction:
-            is_commit = True
-            self._disk.on_commit()
-        if is_commit or self._disk.rng.random() < 0.3:
-            await _let_others()
-        return answer
-
-
-class InlineCursor:
-    """What is left of a statement that was executed."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self.rowcount = cursor.rowcount
-
-    async def close(self) -> None: ...
