@@ -8,8 +8,10 @@ Rules:
   page at a time between the batches.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 
 from leveret_broker.clock import Clock
 from leveret_broker.transport import Transport
@@ -17,7 +19,7 @@ from leveret_coordinator import parcels
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
 from leveret_coordinator.outbox import Backlog, Outbox, Sent
-from leveret_coordinator.records import Confirmed, RefusedAttempt
+from leveret_coordinator.records import Confirmed, RefusedAttempt, Waiter
 
 
 class Publisher:
@@ -45,16 +47,14 @@ class Publisher:
         self._confirm_after = confirm_after
         self._page = page
         self._confirmed = Confirmed()
+        self._sendings = count(1)
+        self._told: dict[Waiter, int] = {}
+        """By which sending each session was told last of each end, while that is on its way."""
         self._backlog: Backlog | None = None
         self._unpublishable: list[RefusedAttempt] = []
         self._deaf: dict[str, float] = {}
         """Work queues that took nothing the last time, and since when that is so."""
         self._sent_at = float("-inf")
-
-    @property
-    def confirmed(self) -> Confirmed:
-        """What is to be written; then call `written`."""
-        return self._confirmed
 
     @property
     def has_backlog(self) -> bool:
@@ -107,13 +107,27 @@ class Publisher:
         """Whether some of it is to be tried again."""
         if not packed:
             return False
+        number = next(self._sendings)
+        told = [waiter for parcel in packed for waiter in parcel.settles.settled]
+        self._told.update(dict.fromkeys(told, number))
         sent = await self._outbox.send(packed)
         self._note_deaf(packed, sent)
-        if sent.confirmed:
-            self._confirmed += sent.confirmed
-            self._confirm.set(self._confirm_after)
+        self._note_confirmed(sent.confirmed, self._last_told(told, number))
         self._unpublishable += sent.refused
         return sent.has_failed
+
+    def _last_told(self, told: Sequence[Waiter], number: int) -> Container[Waiter]:
+        """Those of them that were not told again meanwhile: that other answer may be lost."""
+        mine = {waiter for waiter in told if self._told.get(waiter) == number}
+        for waiter in mine:
+            del self._told[waiter]
+        return mine
+
+    def _note_confirmed(self, confirmed: Confirmed, told: Container[Waiter]) -> None:
+        if confirmed:
+            settled = tuple(waiter for waiter in confirmed.settled if waiter in told)
+            self._confirmed += replace(confirmed, settled=settled)
+            self._confirm.set(self._confirm_after)
 
     def _note_deaf(self, packed: Sequence[parcels.Parcel], sent: Sent) -> None:
         """Which work queues take nothing while the broker takes other messages."""
@@ -156,14 +170,21 @@ class Publisher:
     # -- confirmations ----------------------------------------------------------------------------
 
     async def write_confirmed(self, catalog: Catalog) -> None:
-        if self._confirmed:
-            await catalog.confirm(self._confirmed, now=self._clock.now())
-        self.written()
+        with self.taken_confirmed() as confirmed:
+            if confirmed:
+                await catalog.confirm(confirmed, now=self._clock.now())
 
-    def written(self) -> None:
-        """The catalog has what was confirmed so far."""
-        self._confirmed = Confirmed()
+    @contextmanager
+    def taken_confirmed(self) -> Generator[Confirmed, None, None]:
+        """What was confirmed so far, to be written; it was not if the block raises."""
+        taken, self._confirmed = self._confirmed, Confirmed()
         self._confirm.clear()
+        try:
+            yield taken
+        except BaseException:
+            self._confirmed = taken + self._confirmed
+            self._confirm.set(self._confirm_after)
+            raise
 
     # -- the backlog ------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from leveret_coordinator.notices import Notices
 from leveret_coordinator.project_exchanges import ProjectExchanges
 from leveret_coordinator.pruner import Pruner
 from leveret_coordinator.publishing import Publisher
+from leveret_coordinator.sending import Sending
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
 from leveret_coordinator.watch import Watch
@@ -102,8 +103,7 @@ class CoordinatorService:
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
-        self._owed: list[Delivery] = []
-        """Dealt with, and not answered."""
+        self._sending = Sending(self._publisher, self._wake.set)
         self._stopping = False
         self._is_announced = False
         self._catalog: Catalog | None = None
@@ -237,9 +237,7 @@ class CoordinatorService:
                 log.warning("consumer not cancelled", error=str(error))
         while self._inbox:
             self._inbox.popleft().nack()
-        owed, self._owed = self._owed, []
-        for delivery in owed:
-            delivery.nack()
+        await self._sending.close()
         await self._publisher.close()
         catalog, self._catalog = self._catalog, None
         if catalog is not None:
@@ -268,16 +266,21 @@ class CoordinatorService:
             else:
                 self._watch.succeeded()
                 self._backoff.reset()
+        await self._sending.idle()
         await self._publisher.write_confirmed(self._open_catalog)
 
     async def _step(self) -> None:
         """Do what is due, or wait until something is."""
+        if failed := self._sending.take_failed():
+            await self._one_by_one(failed)
+            return
         if await self._do_what_is_due():
             return
         if self._publisher.has_backlog or self._inbox:
             if self._publisher.has_backlog:
+                await self._sending.idle()  # or the page would hold it again
                 await self._publisher.publish_page(self._open_catalog)
-                self._settle_owed()
+                self._sending.settle()
             if self._inbox:
                 await self._round(self._take())
         elif self._publisher.is_confirmation_due:
@@ -300,6 +303,7 @@ class CoordinatorService:
             due = self._hesitation.take_due()
             await self._publisher.send(parcels.pack_control(due, (), self._generation))
         elif self._notices.is_due:
+            await self._sending.idle()
             if await self._notices.proceed(self._open_catalog):
                 self._publisher.open_backlog(self._open_catalog, self._generation)
         elif self._janitor is not None and self._janitor.is_due:
@@ -358,6 +362,9 @@ class CoordinatorService:
         for position, each in enumerate(received):
             try:
                 await self._process([each])
+                await self._sending.idle()
+                if self._sending.take_failed():
+                    raise RuntimeError("what it decides can't be published")
             except CatalogUnavailable:
                 self._give_back(received[position:])
                 raise
@@ -377,47 +384,41 @@ class CoordinatorService:
     async def _process(self, received: Sequence[Received]) -> None:
         if not received:
             return
-        await self._deal_with([each.message for each in received])
-        self._owed += [each.delivery for each in received]
-        self._settle_owed()
-
-    def _settle_owed(self) -> None:
-        """Acknowledge what was dealt with, unless an answer to it could not be sent yet.
-
-        What the catalog doesn't remember would be lost with this process. Asked for once more, it
-        is answered as before.
-        """
-        if self._publisher.owes_answers:
-            return
-        owed, self._owed = self._owed, []
-        for delivery in owed:
-            delivery.ack()
+        with self._publisher.later_on_failure():
+            await self._sending.start(
+                await self._decided([each.message for each in received]), received
+            )
 
     async def _deal_with(self, messages: Sequence[Message]) -> None:
         """Decide, commit, publish."""
+        with self._publisher.later_on_failure():
+            await self._publisher.send(await self._decided(messages))
+
+    async def _decided(self, messages: Sequence[Message]) -> list[parcels.Parcel]:
+        """Decide and commit. What is to be published then."""
         now = self._clock.now()
-        decision = await self._open_catalog.carry_out(
-            needs_of(messages),
-            lambda facts: decide(
-                messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
-            ),
-            self._publisher.confirmed,
-            alive=self._notices.alive,
-            now=now,
-        )
-        self._publisher.written()
+        with self._publisher.taken_confirmed() as confirmed:
+            decision = await self._open_catalog.carry_out(
+                needs_of(messages),
+                lambda facts: decide(
+                    messages, facts, now=now, version=VERSION, issue=new_id, chance=self._chance
+                ),
+                confirmed,
+                alive=self._notices.alive,
+                now=now,
+            )
         if decision.joined:
             self._generation += 1
         self._notices.note(decision)
-        with self._publisher.later_on_failure():
-            await self._carry_out(decision)
         self._count(decision.refused)
         for each in decision.strangers:
             self._strangers.add(run=each.run, attempt=each.attempt, worker=each.worker)
+        return await self._packed(decision)
 
-    async def _carry_out(self, decision: Decision) -> None:
-        """Publish what was decided and is committed."""
-        await work_queues.declare(self._transport, decision.queues)
+    async def _packed(self, decision: Decision) -> list[parcels.Parcel]:
+        """What was decided and is committed, to be published: all, or what is left of much."""
+        if decision.queues:
+            await work_queues.declare(self._transport, decision.queues)
         answers = [*decision.answers]
         for question in decision.questions:
             reply = await questions.reply(
@@ -429,21 +430,21 @@ class CoordinatorService:
             )
             answers.append(Answer(session=question.session, reply=reply))
         verdicts = self._hesitation.hold(decision.verdicts)
-        await self._publisher.send(
-            [
-                *parcels.pack_stops(decision.stops),
-                *(parcels.pack_invocation(each, self._generation) for each in decision.invocations),
-                *await self._dispatched(decision.dispatched[: self._settings.page]),
-                *await self._dispatched(decision.repeated, is_copy=True),
-                *parcels.pack_control(verdicts, decision.joined, self._generation),
-                *parcels.pack_shipped(decision.shipped),
-                *parcels.pack_answers(answers),
-                *map(parcels.pack_unknown, decision.unknown),
-            ]
-        )
-        for start in range(self._settings.page, len(decision.dispatched), self._settings.page):
-            portion = decision.dispatched[start : start + self._settings.page]
+        page = self._settings.page
+        for start in range(page, len(decision.dispatched), page):  # they may be large
+            portion = decision.dispatched[start : start + page]
             await self._publisher.send(await self._dispatched(portion))
+        first = decision.dispatched[:page]
+        return [
+            *parcels.pack_stops(decision.stops),
+            *(parcels.pack_invocation(each, self._generation) for each in decision.invocations),
+            *await self._dispatched(first),
+            *await self._dispatched(decision.repeated, is_copy=True),
+            *parcels.pack_control(verdicts, decision.joined, self._generation),
+            *parcels.pack_shipped(decision.shipped),
+            *parcels.pack_answers(answers),
+            *map(parcels.pack_unknown, decision.unknown),
+        ]
 
     async def _dispatched(
         self, runs: Sequence[str], *, is_copy: bool = False

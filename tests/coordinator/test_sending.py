@@ -1,0 +1,147 @@
+"""Several batches are on their way to the broker at a time."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from leveret_broker import topology
+from leveret_broker.clock import SystemClock
+from leveret_broker.errors import Expired, TransportError
+from leveret_broker.memory import MemoryTransport
+from leveret_broker.messages import Finished, Hello, Welcome
+from leveret_broker.transport import Outgoing
+from leveret_coordinator import parcels
+from leveret_coordinator.decision import Answer
+from leveret_coordinator.publishing import Publisher
+from leveret_coordinator.records import Waiter
+from leveret_coordinator.settings import CoordinatorSettings
+from tests.coordinator import build, peers
+from tests.coordinator.faults import RefusingTransport
+
+ROOT = build.run_id(1)
+
+
+class HoldingTransport(RefusingTransport):
+    """The broker confirms what is published to some queues only once a test lets it."""
+
+    def __init__(self, inner: MemoryTransport) -> None:
+        super().__init__(inner)
+        self.slow: set[str] = set()
+        self.held: list[asyncio.Future[TransportError | None]] = []
+
+    async def publish_all(self, messages: Sequence[Outgoing]) -> Sequence[TransportError | None]:
+        results = await super().publish_all(messages)
+        if self.slow.isdisjoint(message.queue or "" for message in messages):
+            return results
+        held: asyncio.Future[TransportError | None] = asyncio.get_running_loop().create_future()
+        self.held.append(held)
+        error = await held
+        return results if error is None else [error] * len(messages)
+
+
+async def _until_welcome(caller: peers.Caller) -> None:
+    await caller.request(Hello(session="s", request="1"))
+    await caller.until(lambda: any(isinstance(reply, Welcome) for reply in caller.replies))
+
+
+@pytest.fixture
+def holding(transport: MemoryTransport) -> HoldingTransport:
+    return HoldingTransport(transport)
+
+
+async def test_a_batch_is_dealt_with_while_the_one_before_is_not_confirmed(
+    holding: HoldingTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    async with peers.coordinator(holding, tmp_path / "catalog", peers.QUICK):
+        await caller.ask(peers.FLOW)
+        holding.slow = {"p:flow:1"}
+        await caller.request(build.submit(build.submission(ROOT, acknowledge=True)))
+        await _until_welcome(caller)
+        await caller.tell(build.outcomes(build.outcome(ROOT)))
+        await caller.until_finished(ROOT)
+        holding.held[0].set_result(None)
+
+
+async def test_what_is_not_confirmed_is_not_acknowledged(
+    holding: HoldingTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    settings = CoordinatorSettings(stop_within=0.01)
+    async with peers.coordinator(holding, tmp_path / "catalog", settings):
+        await caller.ask(peers.FLOW)
+        holding.slow = {"p:flow:1"}
+        await caller.request(build.submit(build.submission(ROOT, acknowledge=True)))
+        await _until_welcome(caller)
+    left = await caller.transport.inspect(topology.REQUESTS.name)
+    assert left is not None
+    assert left.messages == 1
+
+
+async def test_a_fault_in_publishing_has_each_message_tried_alone(
+    holding: HoldingTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    async with peers.coordinator(holding, tmp_path / "catalog", peers.QUICK):
+        await caller.ask(peers.FLOW)
+        await caller.consume(topology.DEAD.name)
+        holding.errors = [RuntimeError("a fault")]
+        await caller.request(build.submit(build.submission(ROOT, acknowledge=True)))
+        await caller.tell(build.outcomes(build.outcome(ROOT)))
+        await caller.until_finished(ROOT)
+    assert not caller.deliveries[topology.DEAD.name]
+
+
+async def test_an_answer_that_was_given_twice_is_settled_by_the_second(
+    holding: HoldingTransport, caller: peers.Caller
+) -> None:
+    publisher = Publisher(
+        holding,
+        SystemClock(),
+        lambda: None,
+        confirm_after=60,
+        retry_first=60,
+        retry_longest=60,
+        page=1,
+    )
+    holding.slow = {topology.reply_queue_name("s")}
+    answer = Answer(session="s", reply=Finished(run=ROOT, state="succeeded"))
+    first, second = (
+        asyncio.create_task(publisher.send(parcels.pack_answers([answer]))) for _ in range(2)
+    )
+    await caller.until_finished(ROOT)
+    await caller.until(lambda: len(holding.held) == 2)
+    holding.held[1].set_result(Expired("the broker did not answer"))
+    await second
+    holding.held[0].set_result(None)
+    await first
+    with publisher.taken_confirmed() as confirmed:
+        assert confirmed.settled == ()
+    again = asyncio.create_task(publisher.send(parcels.pack_answers([answer])))
+    await caller.until(lambda: len(caller.replies) == 3)
+    await caller.until(lambda: len(holding.held) == 3)
+    holding.held[2].set_result(None)
+    await again
+    with publisher.taken_confirmed() as confirmed:
+        assert confirmed.settled == (Waiter(run=ROOT, session="s"),)
+    await publisher.close()
+
+
+async def test_what_is_not_written_stays_to_be_written(
+    holding: HoldingTransport, caller: peers.Caller
+) -> None:
+    publisher = Publisher(
+        holding,
+        SystemClock(),
+        lambda: None,
+        confirm_after=60,
+        retry_first=60,
+        retry_longest=60,
+        page=1,
+    )
+    answer = Answer(session="s", reply=Finished(run=ROOT, state="succeeded"))
+    await publisher.send(parcels.pack_answers([answer]))
+    with pytest.raises(OSError, match="disk"), publisher.taken_confirmed():
+        raise OSError("disk")
+    with publisher.taken_confirmed() as confirmed:
+        assert confirmed.settled == (Waiter(run=ROOT, session="s"),)
+    await publisher.close()
