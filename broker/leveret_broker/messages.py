@@ -245,6 +245,8 @@ class Outcome(Wire):
     failure: Failure | None = None
     started_at: float
     finished_at: float
+    seconds: float | None = None
+    """How long the code itself ran; it may have waited before and after."""
 
 
 class Started(Wire):

@@ -42,6 +42,8 @@ class QueueCount:
     queue: str
     published: int
     held: int
+    together: int = 1
+    """How many of them a message may hold."""
 
 
 class Catalog:
@@ -162,6 +164,11 @@ class Catalog:
             ended = {end.run: end for end in ends}
             yield [Answer(session=row["session"], reply=ended[row["run_id"]]) for row in found]
 
+    async def let_share(self, definitions: Iterable[str], *, most: int) -> None:
+        """From now on up to `most` runs of each of these definitions share a message."""
+        ids = as_array(definitions)
+        await self._database.write(lambda sql: sql.do("let_share", ids=ids, most=most))
+
     async def forget_published(self, *, now: float) -> None:
         """Every run that has not ended is to be published again, and no worker lives any more."""
 
@@ -219,6 +226,7 @@ class Catalog:
                 queue=work_queue_name(row["project"], row["name"], row["version"]),
                 published=row["published"],
                 held=row["held"],
+                together=row["together"],
             )
             for row in found
         ]

@@ -66,6 +66,10 @@ ON CONFLICT (id) DO UPDATE SET
     code = excluded.code,
     shipped_at = excluded.shipped_at;
 
+-- name: let_share(ids, most)!
+UPDATE definitions SET together = max(together, :most)
+WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: definition_rows(project, alive_since)
 SELECT id, project, kind, name, version, description, registered_at, (
     SELECT count(*)
@@ -545,7 +549,7 @@ WITH waiting (definition, number) AS (
 )
 SELECT
     definitions.id, definitions.project, definitions.name, definitions.version,
-    waiting.number + coalesce(executing.number, 0) AS published,
+    definitions.together, waiting.number + coalesce(executing.number, 0) AS published,
     coalesce((
         SELECT sum(worker_definitions.held)
         FROM worker_definitions

@@ -120,6 +120,8 @@ class Decision:
     """Those of workers that are told the generation of invocations that they needn't claim."""
     shipped: tuple[str, ...] = ()
     """Projects whose workers are told that something shipped has nobody to serve it yet."""
+    paces: tuple[tuple[str, float], ...] = ()
+    """How many seconds executions took, by definition: the mean of those told."""
     suspects: tuple[str, ...] = ()
     """Workers that seem to have lost what they executed."""
     questions: tuple[Question, ...] = ()

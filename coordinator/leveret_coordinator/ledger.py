@@ -103,6 +103,7 @@ class Ledger:
         self._stops: dict[str, Stopped] = {}
         self._verdicts: list[Judged] = []
         self._suspects: dict[str, None] = {}
+        self._seconds: dict[str, list[float]] = {}
         self._refused: list[LateOutcome] = []
         self._strangers: list[StoppedByStranger] = []
 
@@ -112,6 +113,10 @@ class Ledger:
             edges.setdefault(one, {})[other.id] = None
             self._runs[other.id] = other
         return edges
+
+    def note_pace(self, definition: str, seconds: float) -> None:
+        """An execution took so long."""
+        self._seconds.setdefault(definition, []).append(seconds)
 
     # -- definitions --
 
@@ -370,6 +375,7 @@ class Ledger:
             stops=tuple(self._stops.values()),
             verdicts=tuple(self._verdicts),
             shipped=tuple(self._shipped),
+            paces=tuple((one, sum(taken) / len(taken)) for one, taken in self._seconds.items()),
             suspects=tuple(self._suspects),
             refused=tuple(self._refused),
             strangers=tuple(self._strangers),

@@ -123,6 +123,8 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
             failure=outcome.failure,
         )
     )
+    if outcome.seconds is not None and run.kind == "task":
+        ledger.note_pace(run.definition, outcome.seconds)
     run = ledger.change(run, started_at=run.started_at or outcome.started_at)
     match outcome.state:
         case "succeeded":

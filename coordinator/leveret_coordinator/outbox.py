@@ -142,7 +142,7 @@ class Outbox:
             )
             replacements = packing.in_place_of(parcel, str(error))
             instead += replacements
-            if parcel.is_invocation:
+            if parcel.is_invocation and not replacements:
                 sent += Sent(refused=_never_published(parcel, str(error)))
             elif not replacements:
                 sent += Sent(confirmed=parcel.settles)
@@ -192,7 +192,7 @@ class Backlog:
         answers = await anext(self._unanswered, None) or ()
         return [
             *unsent,
-            *(packing.pack_invocation(each.as_copy(), self._generation) for each in pending),
+            *packing.pack_invocations([each.as_copy() for each in pending], self._generation),
             *packing.pack_answers(answers),
         ]
 

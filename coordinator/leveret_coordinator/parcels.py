@@ -1,6 +1,6 @@
 """What the coordinator has to say, packed into messages, and what to send if one is refused."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from leveret_broker import codec, topology
@@ -60,20 +60,67 @@ class Parcel:
 # -- packing --------------------------------------------------------------------------------------
 
 
-def pack_invocation(pending: PendingRun, generation: int) -> Parcel:
-    """One run a message, so that any free worker can take it."""
-    run = pending.run
-    body = codec.encode(
-        Invocations(
-            project=run.project,
-            definition=run.definition,
-            runs=(pending.as_message(),),
-            generation=generation,
-        )
+def pack_invocations(
+    pending: Sequence[PendingRun],
+    generation: int,
+    size: Callable[[str, int], int] = lambda _definition, _waiting: 1,
+) -> list[Parcel]:
+    """By queue, as many runs a message as `size` says for their definition and number.
+
+    What may have been handed out before, or has lost a worker, goes alone: so do workflows.
+    """
+    alone: list[PendingRun] = []
+    by_definition: dict[str, list[PendingRun]] = {}
+    for each in pending:
+        if each.again or each.run.losses or each.run.kind == "workflow":
+            alone.append(each)
+        else:
+            by_definition.setdefault(each.run.definition, []).append(each)
+    packed = [_pack_together([each], generation) for each in alone]
+    for definition, runs in by_definition.items():
+        most = size(definition, len(runs))
+        packed += [_pack_together(chunk, generation) for chunk in _chunks(runs, most)]
+    return packed
+
+
+def _chunks(runs: Sequence[PendingRun], most: int) -> Iterable[list[PendingRun]]:
+    chunk: list[PendingRun] = []
+    payload = 0
+    for each in runs:
+        more = len(each.arguments) + sum(len(needed.result or b"") for needed in each.inputs)
+        if chunk and (len(chunk) == most or payload + more > MOST_PAYLOAD):
+            yield chunk
+            chunk, payload = [], 0
+        chunk.append(each)
+        payload += more
+    if chunk:
+        yield chunk
+
+
+def _pack_together(pending: Sequence[PendingRun], generation: int) -> Parcel:
+    """The runs are of one definition."""
+    first = pending[0]
+    message = Invocations(
+        project=first.run.project,
+        definition=first.run.definition,
+        runs=tuple(each.as_message() for each in pending),
+        generation=generation,
     )
+    return _invocations(message, first.queue)
+
+
+def _invocations(message: Invocations, queue: str) -> Parcel:
     return Parcel(
-        message=Outgoing(body=body, queue=pending.queue, correlation_id=run.id),
-        settles=Confirmed(published=(PublishedAttempt(run=run.id, attempt=run.attempt),)),
+        message=Outgoing(
+            body=codec.encode(message),
+            queue=queue,
+            correlation_id=message.runs[0].run if len(message.runs) == 1 else None,
+        ),
+        settles=Confirmed(
+            published=tuple(
+                PublishedAttempt(run=each.run, attempt=each.attempt) for each in message.runs
+            )
+        ),
     )
 
 
@@ -210,13 +257,23 @@ def _concerned(reply: Reply) -> str | None:
 def in_place_of(parcel: Parcel, reason: str) -> list[Parcel]:
     """What to send when the broker refuses a parcel for what it is, above all for its size.
 
-    Answers that shared a message go each alone; one that was alone goes in fewer words. Empty if
+    What shared a message goes each alone; an answer that was alone goes in fewer words. Empty if
     there are no fewer words.
     """
+    if len(parcel.settles.published) > 1:
+        return _apart(parcel)
     if len(parcel.answers) > 1:
         return [_pack_replies(answer.session, [answer.reply]) for answer in parcel.answers]
     shortened = ((answer, _shortened(answer.reply, reason)) for answer in parcel.answers)
     return [_pack_replies(answer.session, [reply]) for answer, reply in shortened if reply]
+
+
+def _apart(parcel: Parcel) -> list[Parcel]:
+    whole = codec.decode(parcel.message.body, Invocations)
+    return [
+        _invocations(whole.model_copy(update={"runs": (one,)}), parcel.message.queue or "")
+        for one in whole.runs
+    ]
 
 
 def _shortened(reply: Reply, reason: str) -> Reply | None:

@@ -228,7 +228,7 @@ class Recoverer:
         missing: list[Vanished] = []
         for count in await self._old_in_queues(catalog, counted.at):
             ready = counted.ready.get(count.queue)
-            if ready is None or count.published <= ready + count.held:
+            if ready is None or count.published <= ready * count.together + count.held:
                 continue
             short_since = self._short.get(count.definition, counted.at)
             # What a worker took a moment ago it tells with its next heartbeat only.

@@ -27,6 +27,7 @@ from leveret_broker.transport import Consumer, Delivery, Transport
 from leveret_coordinator import intake, parcels, predecessor, questions, work_queues
 from leveret_coordinator.alarm import Alarm, Backoff
 from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.chunks import MOST_TOGETHER, Chunks
 from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decide import decide
 from leveret_coordinator.decision import Answer, Decision, LateOutcome
@@ -40,6 +41,7 @@ from leveret_coordinator.notices import Notices
 from leveret_coordinator.project_exchanges import ProjectExchanges
 from leveret_coordinator.pruner import Pruner
 from leveret_coordinator.publishing import Publisher
+from leveret_coordinator.records import PendingRun
 from leveret_coordinator.sending import Sending
 from leveret_coordinator.settings import CoordinatorSettings as CoordinatorSettings
 from leveret_coordinator.statements import Connect
@@ -103,6 +105,9 @@ class CoordinatorService:
         self._chance = chance
         self._generation = 0
         self._inbox: deque[Delivery] = deque()
+        self._chunks = Chunks()
+        self._sharing: set[str] = set()
+        """Definitions of which the catalog knows that several runs may share a message."""
         self._sending = Sending(self._publisher, self._wake.set)
         self._stopping = False
         self._is_announced = False
@@ -410,6 +415,7 @@ class CoordinatorService:
         if decision.joined:
             self._generation += 1
         self._notices.note(decision)
+        self._chunks.note(decision.paces)
         self._count(decision.refused)
         for each in decision.strangers:
             self._strangers.add(run=each.run, attempt=each.attempt, worker=each.worker)
@@ -437,7 +443,7 @@ class CoordinatorService:
         first = decision.dispatched[:page]
         return [
             *parcels.pack_stops(decision.stops),
-            *(parcels.pack_invocation(each, self._generation) for each in decision.invocations),
+            *await self._invocations(decision.invocations),
             *await self._dispatched(first),
             *await self._dispatched(decision.repeated, is_copy=True),
             *parcels.pack_control(verdicts, decision.joined, self._generation),
@@ -453,10 +459,17 @@ class CoordinatorService:
         if not runs:
             return []
         pending = await self._open_catalog.pending_named(runs)
-        return [
-            parcels.pack_invocation(each.as_copy() if is_copy else each, self._generation)
-            for each in pending
-        ]
+        if is_copy:
+            pending = [each.as_copy() for each in pending]
+        return await self._invocations(pending)
+
+    async def _invocations(self, pending: Sequence[PendingRun]) -> list[parcels.Parcel]:
+        packed = parcels.pack_invocations(pending, self._generation, self._chunks.size)
+        shared = {each.run.definition for each in pending} if len(packed) < len(pending) else set()
+        if new := shared - self._sharing:
+            await self._open_catalog.let_share(new, most=MOST_TOGETHER)
+            self._sharing |= new
+        return packed
 
     def _count(self, refused: Sequence[LateOutcome]) -> None:
         self._refused_outcomes += len(refused)

@@ -341,6 +341,17 @@ async def test_nothing_has_vanished_while_its_message_is_ready(scene: _Scene) ->
     assert await scene.looks(LONG) == []
 
 
+async def test_a_message_may_stand_for_as_many_runs_as_share_one(scene: _Scene) -> None:
+    await scene.submit(R1, R2, R3)
+    await scene.put("p:flow:1", 1)
+    [flow] = await scene.catalog.definitions(names=["flow"])
+    await scene.catalog.let_share([flow.id], most=2)
+    scene.clock.jump(VANISHED_AFTER)
+    assert set(await scene.looks(LONG)) == _vanished(R1, R2, R3)
+    await scene.catalog.let_share([flow.id], most=3)
+    assert await scene.looks(LONG) == []
+
+
 async def test_nothing_has_vanished_while_a_worker_holds_it(scene: _Scene) -> None:
     await scene.submit(R1, R2, R3)
     await scene.put("p:flow:1", 1)

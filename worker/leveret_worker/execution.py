@@ -120,6 +120,8 @@ class Execution:
     is_claimed: bool = False
     """It was started by the coordinator's leave."""
     started_at: float | None = None
+    seconds: float | None = None
+    """How long its code ran, if that is known."""
     stop: Callable[[], None] = field(default=lambda: None)
     """Ends the user code, as far as it can be ended. To be called once."""
     stopped_for: StopCause | None = None

@@ -24,6 +24,7 @@ def outcome_of(execution: Execution, ending: Ending | None, *, now: float) -> Ou
         failure=told.failure,
         started_at=execution.started_at,
         finished_at=now,
+        seconds=execution.seconds,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from leveret.connection import Connection
@@ -110,6 +111,13 @@ class AsyncRunner:
         begun: list[asyncio.Task[Ending]] = []
 
         async def run() -> Ending:
+            began = perf_counter()
+            try:
+                return await attempt()
+            finally:
+                execution.seconds = perf_counter() - began
+
+        async def attempt() -> Ending:
             try:
                 fn = await self._function(execution)
             except Exception as error:
@@ -163,12 +171,14 @@ class ThreadRunner:
         arguments, inputs = execution.invocation.arguments, execution.inputs
 
         def run() -> None:
+            began = perf_counter()
             try:
                 fn = _function(execution, self._loaded, self._sealer.keys)
             except Exception as error:
                 ending = failed(error, run=context, sealer=self._sealer)
             else:
                 ending = perform(fn, arguments, run=context, sealer=self._sealer, inputs=inputs)
+            execution.seconds = perf_counter() - began
             self._home.post(lambda: ended(ending))
 
         try:
