@@ -465,10 +465,11 @@ class CoordinatorService:
 
     async def _invocations(self, pending: Sequence[PendingRun]) -> list[parcels.Parcel]:
         packed = parcels.pack_invocations(pending, self._generation, self._chunks.size)
-        shared = {each.run.definition for each in pending} if len(packed) < len(pending) else set()
-        if new := shared - self._sharing:
-            await self._open_catalog.let_share(new, most=MOST_TOGETHER)
-            self._sharing |= new
+        if len(packed) < len(pending):
+            new = {each.run.definition for each in pending} - self._sharing
+            if new:
+                await self._open_catalog.let_share(new, most=MOST_TOGETHER)
+                self._sharing |= new
         return packed
 
     def _count(self, refused: Sequence[LateOutcome]) -> None:
