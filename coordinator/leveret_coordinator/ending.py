@@ -32,16 +32,24 @@ def end(
     result: bytes | None = None,
     error: bytes | None = None,
     failure: Failure | None = None,
+    started_at: float | None = None,
     finished_at: float | None = None,
     blames: str | None = None,
 ) -> None:
-    """The run has ended."""
+    """The run has ended. `started_at` is of its last attempt."""
     at = ledger.now if finished_at is None else finished_at
     if run.has_timers:
         ledger.clear_timers(run.id)
     ledger.close_attempt(run, state)
     ledger.change(
-        run, state, finished_at=at, failure=failure, holder=None, waits_for=0, blames=blames
+        run,
+        state,
+        started_at=run.started_at or started_at,
+        finished_at=at,
+        failure=failure,
+        holder=None,
+        waits_for=0,
+        blames=blames,
     )
     ledger.end(
         End(

@@ -352,7 +352,10 @@ class Ledger:
 
     def decision(self) -> Decision:
         """What the batch amounts to, but for what needs no ledger."""
-        new_runs = [replace(new, run=self._runs[id]) for id, new in self._new_runs.items()]
+        new_runs = [
+            new if self._runs[id] is new.run else replace(new, run=self._runs[id])
+            for id, new in self._new_runs.items()
+        ]
         return Decision(
             definitions=tuple(self._changed_definitions.values()),
             code=tuple(self._code.values()),
@@ -387,7 +390,7 @@ class Ledger:
     def _changed_runs(self) -> Iterable[ChangedRun]:
         for id, before in self._before.items():
             run = self._runs[id]
-            if run != before:
+            if run is not before and run != before:
                 yield ChangedRun(
                     run=run,
                     was_attempt=before.attempt,

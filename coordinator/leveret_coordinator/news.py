@@ -125,12 +125,18 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
     )
     if outcome.seconds is not None and run.kind == "task":
         ledger.note_pace(run.definition, outcome.seconds)
+    if outcome.state == "succeeded":
+        ending.end(
+            run,
+            "succeeded",
+            ledger,
+            result=outcome.result,
+            started_at=outcome.started_at,
+            finished_at=outcome.finished_at,
+        )
+        return
     run = ledger.change(run, started_at=run.started_at or outcome.started_at)
     match outcome.state:
-        case "succeeded":
-            ending.end(
-                run, "succeeded", ledger, result=outcome.result, finished_at=outcome.finished_at
-            )
         case "failed" | "timed-out":
             if outcome.state == "timed-out":
                 _stop_below(run, ledger)

@@ -137,7 +137,7 @@ def _of_one_project(text: str, definitions: list[Definition]) -> list[Definition
 
 def _latest(definitions: Sequence[Definition]) -> Definition:
     """A workflow's highest revision, or a task's highest version in the order of PEP 440."""
-    return max(definitions, key=_order)
+    return definitions[0] if len(definitions) == 1 else max(definitions, key=_order)
 
 
 def _order(definition: Definition) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from leveret_broker.messages import (
@@ -263,6 +264,7 @@ def failure_of(row: Any, traceback: str | None = None) -> Failure | None:
     )
 
 
+@lru_cache(maxsize=1024)
 def _options(text: str | None) -> RunOptions:
     return USUAL if text is None else RunOptions.model_validate_json(text)
 

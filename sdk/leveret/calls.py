@@ -43,10 +43,10 @@ class Call(Coroutine[Any, Any, R_co]):
         self._drivers: weakref.WeakKeyDictionary[asyncio.Task[Any], Coroutine[Any, Any, R_co]]
         self._drivers = weakref.WeakKeyDictionary()
         _refuse_in_step(definition)
-        bound = _bind(definition, args, kwargs)
+        args, kwargs = _bind(definition, args, kwargs)
         self.definition = definition
         self._arguments: payload.Encoded | None = payload.encode_arguments(
-            bound.args, bound.kwargs, tuple(definition.signature.parameters)
+            args, kwargs, tuple(definition.signature.parameters)
         )
         self.inputs: tuple[Call[Any], ...] = self._arguments.inputs
         """The calls whose results are among its arguments."""
@@ -60,7 +60,7 @@ class Call(Coroutine[Any, Any, R_co]):
         self.digest: str | None = None
         """A hash of the arguments, where one is needed that is the same in any process."""
         inputs.adopt(self.inputs, self.caller, definition)
-        self._identify(bound.args, bound.kwargs)
+        self._identify(args, kwargs)
         self.__name__ = definition.name
         self.__qualname__ = definition.name
         self._was_used = False
@@ -266,11 +266,17 @@ class Call(Coroutine[Any, Any, R_co]):
         return driver
 
 
-def _bind(definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _bind(
+    definition: "Definition[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments by place and by name. Raises `TypeError` if they don't fit."""
+    if len(args) == definition.arity and not kwargs:
+        return args, kwargs
     try:
-        return definition.signature.bind(*args, **kwargs)
+        bound = definition.signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{definition.name}(): {error}") from None
+    return bound.args, bound.kwargs
 
 
 def _refuse_in_step(definition: "Definition[..., Any]") -> None:

@@ -58,6 +58,8 @@ class Definition(Generic[P, R_co]):
         self.description = description if description is not None else _first_line(fn)
         self.is_async = any(map(inspect.iscoroutinefunction, (fn, inspect.unwrap(fn))))
         self.signature = inspect.signature(fn)
+        self.arity = _arity(self.signature)
+        """How many arguments fit by their places alone, none left out; `None` if that varies."""
         self.number = next(_numbers)
         """Counts the definitions of this process."""
         self.key: str | None = None
@@ -260,3 +262,9 @@ def _check_function(fn: object, kind: str) -> None:
 
 def _first_line(fn: Callable[..., Any]) -> str:
     return (inspect.getdoc(fn) or "").partition("\n")[0]
+
+
+def _arity(signature: inspect.Signature) -> int | None:
+    parameters = signature.parameters.values()
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return len(parameters) if all(each.kind in by_place for each in parameters) else None

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgpack
@@ -44,11 +44,16 @@ class Origin:
 
     def packed(self, definitions: Definitions) -> bytes:
         """The prelude."""
-        return msgpack.packb([astuple(self), definitions])
+        return msgpack.packb([astuple(self), definitions]) if definitions else _packed(self)
 
     def __str__(self) -> str:
         host, process, leveret, python = map(_brief, astuple(self)[:4])
         return f"process {process} on {host}, with leveret {leveret} and Python {python}"
+
+
+@lru_cache(maxsize=64)
+def _packed(origin: Origin) -> bytes:
+    return msgpack.packb([astuple(origin), ()])
 
 
 def told(parts: Parts) -> str:
