@@ -15,7 +15,7 @@ executed twice.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leveret_broker import logs, topology
@@ -202,31 +202,39 @@ class Recoverer:
     # -- invocations ------------------------------------------------------------------------------
 
     async def _vanished(self, catalog: Catalog, until: float) -> list[Vanished]:
-        await self._count(catalog)
+        latest = await self._count(catalog)
         counted: Counted | None = None
         while self._counted and self._counted[0].at <= until:
             counted = self._counted.popleft()
-        return await self._missing(catalog, counted) if counted is not None else []
+        if counted is None:
+            return []
+        if counted.at != self._hearing.asked_at:  # the catalog knows more of it by now
+            latest = await self._old_in_queues(catalog, counted.at)
+        return await self._missing(catalog, counted, latest)
 
-    async def _count(self, catalog: Catalog) -> None:
-        """What is in the queues now. All that was told until now is to be known for comparing."""
+    async def _count(self, catalog: Catalog) -> Sequence[QueueCount]:
+        """See what is in the queues now, and return what the catalog knows of them. All that was
+        told until now is to be known for comparing."""
         if len(self._counted) >= MOST_COUNTS:
-            return
+            return ()
         now = self._hearing.asked_at
-        queues = [each.queue for each in await self._old_in_queues(catalog, now)]
-        statuses = {queue: await self._transport.inspect(queue) for queue in queues}
+        counts = await self._old_in_queues(catalog, now)
+        statuses = {each.queue: await self._transport.inspect(each.queue) for each in counts}
         ready = {name: status.messages if status else 0 for name, status in statuses.items()}
         self._counted.append(Counted(at=now, ready=ready))
+        return counts
 
     async def _old_in_queues(self, catalog: Catalog, at: float) -> list[QueueCount]:
         before = at - self._settings.vanished_after
         return await catalog.old_in_queues(before=before, alive_since=self.alive.since)
 
-    async def _missing(self, catalog: Catalog, counted: Counted) -> list[Vanished]:
+    async def _missing(
+        self, catalog: Catalog, counted: Counted, counts: Sequence[QueueCount]
+    ) -> list[Vanished]:
         before = counted.at - self._settings.vanished_after
         short: dict[str, float] = {}
         missing: list[Vanished] = []
-        for count in await self._old_in_queues(catalog, counted.at):
+        for count in counts:
             ready = counted.ready.get(count.queue)
             if ready is None or count.published <= ready * count.together + count.held:
                 continue

@@ -24,7 +24,7 @@ LEAST_AGE = 3600.0
 """Seconds for which every run is kept: a second copy of the message that asked for it finds it."""
 MOST_ROOTS = 200
 """Root runs that a portion looks at."""
-MOST_RUNS = 500
+MOST_RUNS = 200
 """Runs that a portion looks at or removes, unless a single tree has more to look at."""
 MOST_CODE = 50
 """Revisions of code that a portion removes."""
@@ -152,7 +152,7 @@ def _trees(
             return roots, trees
         if len(roots) == 1:
             return roots, _standing(sql, retention, old)
-        roots = roots[: len(roots) // 4 or 1]
+        roots = roots[: len(roots) // 2]
 
 
 def _has_ended(root: Any, retention: Retention) -> bool:

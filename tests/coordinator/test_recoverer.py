@@ -1,6 +1,7 @@
 """What went wrong unheard: workers that are gone, invocations that vanished. Time by hand."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -9,7 +10,7 @@ from leveret_broker.errors import Expired
 from leveret_broker.memory import MemoryBroker, MemoryTransport
 from leveret_broker.messages import Goodbye
 from leveret_broker.transport import Consumer, Outgoing, QueueStatus
-from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.catalog import Catalog, QueueCount
 from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.records import Confirmed, Orphan, Vanished
 from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer, RecoverySettings
@@ -93,6 +94,35 @@ async def scene(catalog: Catalog, broker: MemoryBroker) -> AsyncIterator[_Scene]
         scene = _Scene(catalog, transport, HandClock())
         await scene.prepare()
         yield scene
+
+
+class _Counted(Catalog):
+    """A catalog that counts how often it was asked what is in the queues."""
+
+    asked = 0
+
+    async def old_in_queues(self, *, before: float, alive_since: float) -> list[QueueCount]:
+        self.asked += 1
+        return await super().old_in_queues(before=before, alive_since=alive_since)
+
+
+async def test_a_look_asks_once_what_is_in_the_queues_when_all_is_heard(
+    broker: MemoryBroker,
+) -> None:
+    catalog = await _Counted.open(None)
+    assert isinstance(catalog, _Counted)
+    async with AsyncExitStack() as closing, peers.connected(broker) as transport:
+        closing.push_async_callback(catalog.close)
+        scene = _Scene(catalog, transport, HandClock())
+        await scene.prepare()
+        await scene.submit(R1)
+        await scene.hear(held=1)
+        scene.let_pass(16)
+        assert await scene.look() == []
+        assert catalog.asked == 1
+        await scene.put(topology.REQUESTS.name, 1)  # it is behind, and compares nothing yet
+        assert await scene.look() == []
+        assert catalog.asked == 2
 
 
 # -- workers --------------------------------------------------------------------------------------
