@@ -37,6 +37,8 @@ class Ending:
     failure: "Failure | None" = None
     is_lost: bool = False
     """The process that executed it died."""
+    seconds: float | None = None
+    """How long the code ran, if that is known."""
 
 
 def perform(

@@ -13,7 +13,8 @@ The rules:
 import asyncio
 import sys
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 
 from leveret.keys import Keyring
 from leveret.sealing import PayloadOptions
@@ -63,6 +64,8 @@ class _Request:
     worker: "_Worker | None" = None
     """Who executes it now."""
     tries: int = 0
+    given_at: float | None = None
+    """When a child that was ready got it, by the clock of `perf_counter`."""
     is_unwanted: bool = False
     """Whoever waited for it was cancelled: it is not given to a further child."""
 
@@ -127,7 +130,7 @@ class ProcessPool:
         await asyncio.gather(*(worker.child.wait_exited() for worker in set(self._workers)))
 
     async def run(self, job: Job) -> Ending:
-        """Execute a job as soon as a child is free.
+        """Execute a job as soon as a child is free, and tell how long that took once one was.
 
         Raises `ChildDied` if its process died, `ChildNotStarted` if there could be none, and
         `PoolStopped`. Cancelling ends the child, and returns when it has exited: SIGTERM raises
@@ -168,6 +171,7 @@ class ProcessPool:
             if self._waiting[0].answer.done():  # cancelled while it waited
                 self._waiting.popleft()
             elif self._idle:
+                self._waiting[0].given_at = perf_counter()
                 self._assign(self._waiting.popleft(), self._idle.pop())
             elif self._mailbox is not None and len(self._workers) < self._size:
                 self._assign_to_new(self._waiting.popleft(), self._mailbox)
@@ -199,6 +203,8 @@ class ProcessPool:
             return
         request.worker = None
         if not request.answer.done():
+            if request.given_at is not None:
+                ending = replace(ending, seconds=perf_counter() - request.given_at)
             request.answer.set_result(ending)
         if worker.is_outdated or len(worker.numbers) >= MOST_FUNCTIONS:
             worker.child.end()
@@ -220,6 +226,7 @@ class ProcessPool:
         if request.answer.done() or request.is_unwanted:
             return
         if exit_.was_ready and exit_.read_nothing and request.tries < TRIES:
+            request.given_at = None
             self._waiting.appendleft(request)
             return
         request.answer.set_exception(

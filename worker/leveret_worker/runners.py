@@ -199,7 +199,13 @@ class ProcessRunner:
         """See `executor.Runner`."""
         task = asyncio.get_running_loop().create_task(self._run(execution), name=execution.run)
         execution.stop = lambda: _discard(task.cancel())
-        task.add_done_callback(lambda task: ended(None if task.cancelled() else task.result()))
+
+        def done(task: asyncio.Task[Ending | None]) -> None:
+            ending = None if task.cancelled() else task.result()
+            execution.seconds = None if ending is None else ending.seconds
+            ended(ending)
+
+        task.add_done_callback(done)
 
     async def _run(self, execution: Execution) -> Ending | None:
         try:
