@@ -110,9 +110,12 @@ class Publisher:
         number = next(self._sendings)
         told = [waiter for parcel in packed for waiter in parcel.settles.settled]
         self._told.update(dict.fromkeys(told, number))
-        sent = await self._outbox.send(packed)
+        try:
+            sent = await self._outbox.send(packed)
+        finally:
+            last = self._last_told(told, number)
         self._note_deaf(packed, sent)
-        self._note_confirmed(sent.confirmed, self._last_told(told, number))
+        self._note_confirmed(sent.confirmed, last)
         self._unpublishable += sent.refused
         return sent.has_failed
 

@@ -364,6 +364,8 @@ class CoordinatorService:
             await self._one_by_one(received)
 
     async def _one_by_one(self, received: Sequence[Received]) -> None:
+        await self._sending.idle()  # what fails from here on is the one that is tried
+        received = [*received, *self._sending.take_failed()]
         for position, each in enumerate(received):
             try:
                 await self._process([each])

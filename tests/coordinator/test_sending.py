@@ -16,11 +16,12 @@ from leveret_coordinator import parcels
 from leveret_coordinator.decision import Answer
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import Waiter
+from leveret_coordinator.service import VERSION
 from leveret_coordinator.settings import CoordinatorSettings
 from tests.coordinator import build, peers
 from tests.coordinator.faults import RefusingTransport
 
-ROOT = build.run_id(1)
+ROOT, OTHER, THIRD = (build.run_id(number) for number in range(1, 4))
 
 
 class HoldingTransport(RefusingTransport):
@@ -41,9 +42,11 @@ class HoldingTransport(RefusingTransport):
         return results if error is None else [error] * len(messages)
 
 
-async def _until_welcome(caller: peers.Caller) -> None:
-    await caller.request(Hello(session="s", request="1"))
-    await caller.until(lambda: any(isinstance(reply, Welcome) for reply in caller.replies))
+async def _until_welcome(caller: peers.Caller, number: int = 1) -> None:
+    """The coordinator has dealt with all that came before."""
+    await caller.request(Hello(session="s", request=str(number)))
+    welcome = Welcome(request=str(number), version=VERSION)
+    await caller.until(lambda: welcome in caller.replies)
 
 
 @pytest.fixture
@@ -88,6 +91,33 @@ async def test_a_fault_in_publishing_has_each_message_tried_alone(
         await caller.request(build.submit(build.submission(ROOT, acknowledge=True)))
         await caller.tell(build.outcomes(build.outcome(ROOT)))
         await caller.until_finished(ROOT)
+    assert not caller.deliveries[topology.DEAD.name]
+
+
+async def test_faults_of_several_batches_lose_none_of_their_messages(
+    holding: HoldingTransport, caller: peers.Caller, tmp_path: Path
+) -> None:
+    runs = [ROOT, OTHER, THIRD]
+    async with peers.coordinator(holding, tmp_path / "catalog", peers.QUICK):
+        await caller.ask(peers.FLOW)
+        await caller.consume(topology.DEAD.name)
+        holding.slow = {"p:flow:1"}
+        for number, run in enumerate(runs, start=1):
+            await caller.request(build.submit(build.submission(run, acknowledge=True)))
+            await _until_welcome(caller, number)
+        holding.slow = set()
+        first, *others = holding.held
+        first.set_exception(RuntimeError("a fault"))
+        for _ in range(10):  # turns of the loop, in which the first comes to be tried alone
+            await asyncio.sleep(0)
+        for held in others:
+            held.set_exception(RuntimeError("a fault"))
+        await caller.tell(build.outcomes(*map(build.outcome, runs)))
+        await caller.until_finished(*runs)
+        await _until_welcome(caller, len(runs) + 1)
+    left = await caller.transport.inspect(topology.REQUESTS.name)
+    assert left is not None
+    assert left.messages == 0
     assert not caller.deliveries[topology.DEAD.name]
 
 
