@@ -85,7 +85,11 @@ class RabbitDelivery:
 
     def _read(self) -> frames.Properties:
         if self._properties is None:
-            self._properties = frames.properties(self._header)
+            try:
+                self._properties = frames.properties(self._header)
+            except ValueError as error:  # none of ours, and whoever reads the body finds out
+                log.warning("properties of a message in %s not read: %s", self.queue, error)
+                self._properties = frames.Properties()
         return self._properties
 
 

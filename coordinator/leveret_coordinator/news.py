@@ -4,6 +4,8 @@ News of an attempt that is not the run's latest are refused: somebody else was g
 has ended. The worker is told to stop.
 """
 
+import math
+
 from leveret_broker.messages import Claim, Outcome, Outcomes, Started, Verdict
 from leveret_coordinator import confinement, ending, opening, states
 from leveret_coordinator.ledger import Ledger
@@ -123,9 +125,8 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
             failure=outcome.failure,
         )
     )
-    if outcome.seconds is not None and run.kind == "task":
-        ledger.note_pace(run.definition, outcome.seconds)
     if outcome.state == "succeeded":
+        _note_pace(run, outcome, ledger)
         ending.end(
             run,
             "succeeded",
@@ -146,6 +147,13 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
             _lost(run, outcome, worker, ledger)
         case "returned":
             opening.requeue(run, ledger)
+
+
+def _note_pace(run: Run, outcome: Outcome, ledger: Ledger) -> None:
+    """How long the work takes, by who did all of it."""
+    seconds = outcome.seconds
+    if run.kind == "task" and seconds is not None and 0 <= seconds < math.inf:
+        ledger.note_pace(run.definition, seconds)
 
 
 def _lost(run: Run, outcome: Outcome, worker: str, ledger: Ledger) -> None:

@@ -65,6 +65,10 @@ class Outbox:
     def has_unsent(self) -> bool:
         return bool(self._unsent)
 
+    def put_back(self, unsent: Sequence[Parcel]) -> None:
+        """It could not be tried again yet."""
+        self._unsent.extend(unsent)
+
     def take_unsent(self) -> list[Parcel]:
         """What failed and isn't in the catalog, to be sent again."""
         unsent = list(self._unsent)
@@ -185,11 +189,16 @@ class Backlog:
         """Whether something is left to be sent that the catalog doesn't remember."""
         return bool(self._unsent)
 
+    def take_unsent(self) -> Sequence[Parcel]:
+        """What is left of that."""
+        unsent, self._unsent = self._unsent, ()
+        return unsent
+
     async def next_page(self) -> list[Parcel]:
         """What comes next, whatever became of the page before. Empty at the end."""
-        unsent, self._unsent = self._unsent, ()
         pending = await anext(self._pending, None) or ()
         answers = await anext(self._unanswered, None) or ()
+        unsent = self.take_unsent()
         return [
             *unsent,
             *packing.pack_invocations([each.as_copy() for each in pending], self._generation),

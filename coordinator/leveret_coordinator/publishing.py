@@ -223,6 +223,7 @@ class Publisher:
     async def _close_backlog(self) -> None:
         backlog, self._backlog = self._backlog, None
         if backlog is not None:
+            self._outbox.put_back(backlog.take_unsent())
             await backlog.close()
 
     async def close(self) -> None:

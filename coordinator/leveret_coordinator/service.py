@@ -352,8 +352,13 @@ class CoordinatorService:
 
     async def _deal_with_deliveries(self, deliveries: Sequence[Delivery]) -> None:
         """If that fails, deal with each alone, to find the one that is to blame."""
-        await self._exchanges.tend(deliveries)
-        received = await intake.receive(deliveries, self._transport)
+        try:
+            await self._exchanges.tend(deliveries)
+            received = await intake.receive(deliveries, self._transport)
+        except BaseException:
+            for delivery in deliveries:  # those that are settled stay so
+                delivery.nack()
+            raise
         try:
             await self._process(received)
         except CatalogUnavailable:

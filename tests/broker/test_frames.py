@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pamqp.frame
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
@@ -44,6 +44,7 @@ def payload(header: ContentHeader) -> bytes:
     return pamqp.frame.marshal(header, 1)[7:-1]
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(OUTGOING, st.integers(min_value=9, max_value=300))
 def test_a_message_that_is_published_is_read_as_it_was_meant(
     message: Outgoing, frame_max: int
@@ -64,6 +65,7 @@ def test_a_message_that_is_published_is_read_as_it_was_meant(
     assert all(len(pamqp.frame.marshal(body, 7)) <= frame_max for body in bodies)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(OUTGOING)
 def test_the_properties_that_we_write_we_read(message: Outgoing) -> None:
     pieces = frames.Publishing(7, 4096).pieces(message, "12")
@@ -72,6 +74,7 @@ def test_the_properties_that_we_write_we_read(message: Outgoing) -> None:
     assert (read.correlation_id, read.message_id) == (message.correlation_id, "12")
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     headers=st.dictionaries(
         NAME, st.text() | st.integers(0, 9) | st.booleans() | st.lists(st.text(), max_size=2)
@@ -101,6 +104,7 @@ def test_the_properties_that_others_write_are_read_too(
     assert (read.correlation_id, read.message_id) == (correlation_id, message_id)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.binary(max_size=40))
 def test_properties_that_make_no_sense_are_a_value_error(data: bytes) -> None:
     try:
@@ -109,8 +113,9 @@ def test_properties_that_make_no_sense_are_a_value_error(data: bytes) -> None:
         return
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
-    tag=st.integers(1, 2**63),
+    tag=st.integers(1, 2**63 - 1),
     redelivered=st.booleans(),
     exchange=EXCHANGE,
     consumer=SHORT,

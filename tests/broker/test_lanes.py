@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from itertools import groupby
 
+import pamqp.frame
 import pytest
 from pamqp import commands as spec
 from pamqp.base import Frame
@@ -389,6 +390,24 @@ async def test_deliveries_may_come_with_the_answer_to_who_consumes(
     await broker.hears(spec.Basic.Ack)
     (settled,) = [one for _, one in broker.heard if isinstance(one, spec.Basic.Ack)]
     assert (settled.delivery_tag, settled.multiple) == (2, True)
+
+
+async def test_properties_that_nobody_can_read_are_none(
+    broker: ScriptedBroker, connection: Connection
+) -> None:
+    """Anybody may have written them. Whoever asks for them must not fail by that."""
+    inbox = Inbox()
+    consuming = consumer(inbox)
+    await consuming.subscribe(connection)
+    channel = await broker.hears(spec.Basic.Consume)
+    method, header, body = (pamqp.frame.marshal(each, channel) for each in delivery(1, b"body"))
+    flags = (0x0400).to_bytes(2, "big")  # a correlation id, which is no text
+    properties = header[7:-3] + flags + b"\x01\xff"
+    spoilt = header[:3] + len(properties).to_bytes(4, "big") + properties + header[-1:]
+    broker.say_bytes(method + spoilt + body)
+    (taken,) = await inbox.take(1)
+    assert taken.body == b"body"
+    assert (taken.correlation_id, dict(taken.headers), taken.redelivered) == (None, {}, False)
 
 
 async def test_nothing_is_settled_on_a_channel_that_the_broker_closed(

@@ -1,7 +1,7 @@
 """Deliveries are settled exactly as was meant, with as few frames as possible."""
 
 import pamqp.frame
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands as spec
 
@@ -41,6 +41,7 @@ STEPS = st.lists(
 )
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(STEPS)
 def test_each_delivery_is_settled_once_and_as_was_meant(steps: list[tuple[str, int]]) -> None:
     settlements, broker = Settlements(1), Outstanding()

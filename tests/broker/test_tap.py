@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands as spec
 from pamqp.base import Frame
@@ -124,6 +124,7 @@ SAID = st.one_of(
 )
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(SAID, max_size=12), st.data())
 def test_however_the_bytes_are_cut_each_frame_goes_where_it_belongs(
     said: list[Said], data: st.DataObject

@@ -13,13 +13,17 @@ from leveret_broker.memory import MemoryTransport
 from leveret_broker.messages import Finished, Hello, Welcome
 from leveret_broker.transport import Outgoing
 from leveret_coordinator import parcels
+from leveret_coordinator.catalog import Catalog
+from leveret_coordinator.database import in_a_thread
 from leveret_coordinator.decision import Answer
+from leveret_coordinator.errors import CatalogUnavailable
 from leveret_coordinator.publishing import Publisher
 from leveret_coordinator.records import Waiter
 from leveret_coordinator.service import VERSION
 from leveret_coordinator.settings import CoordinatorSettings
+from leveret_coordinator.statements import Connection
 from tests.coordinator import build, peers
-from tests.coordinator.faults import RefusingTransport
+from tests.coordinator.faults import FailingConnection, RefusingTransport
 
 ROOT, OTHER, THIRD = (build.run_id(number) for number in range(1, 4))
 
@@ -154,6 +158,43 @@ async def test_an_answer_that_was_given_twice_is_settled_by_the_second(
     with publisher.taken_confirmed() as confirmed:
         assert confirmed.settled == (Waiter(run=ROOT, session="s"),)
     await publisher.close()
+
+
+async def test_answers_outlive_a_catalog_that_can_not_be_asked(
+    holding: HoldingTransport, caller: peers.Caller
+) -> None:
+    """Those that it doesn't remember; what they answer must not be acknowledged meanwhile."""
+    connections: list[FailingConnection] = []
+
+    async def connect(name: str) -> Connection:
+        connections.append(FailingConnection(await in_a_thread(name)))
+        return connections[0]
+
+    catalog = await Catalog.open(None, connect)
+    publisher = Publisher(
+        holding,
+        SystemClock(),
+        lambda: None,
+        confirm_after=60,
+        retry_first=60,
+        retry_longest=60,
+        page=1,
+    )
+    holding.errors = [Expired("the broker did not answer")]
+    welcome = Welcome(request="1", version=VERSION)
+    await publisher.send(parcels.pack_answers([Answer(session="s", reply=welcome)]))
+    publisher.open_backlog(catalog, 0)
+    connections[0].fails_at = "SELECT"
+    with pytest.raises(CatalogUnavailable):
+        await publisher.publish_page(catalog)
+    assert publisher.owes_answers
+    connections[0].fails_at = None
+    publisher.open_backlog(catalog, 0)
+    await publisher.publish_page(catalog)
+    assert await caller.until_replies(1) == [welcome]
+    assert not publisher.owes_answers
+    await publisher.close()
+    await catalog.close()
 
 
 async def test_what_is_not_written_stays_to_be_written(
