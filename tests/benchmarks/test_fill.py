@@ -17,17 +17,17 @@ from leveret_coordinator import listings
 from leveret_coordinator.catalog import Catalog
 
 
-@define.task
+@define.task(name="fill-add")
 async def add(a: int, b: int) -> int:
     return a + b
 
 
-@define.task(retries=leveret.Retry(max=1, initial=0.01))
+@define.task(name="fill-fail", retries=leveret.Retry(max=1, initial=0.01))
 async def fail(a: int) -> int:
     raise ValueError(a)
 
 
-@define.workflow
+@define.workflow(name="fill-flow")
 async def flow(n: int) -> int:
     first = await leveret.step(lambda: n)
     with suppress(ValueError):

@@ -16,22 +16,22 @@ RUNS = 40
 ROUNDS = 50
 
 
-@define.task(name="on-the-loop")
+@define.task(name="tiny-on-the-loop")
 async def on_the_loop(number: int) -> int:
     return number
 
 
-@define.task(name="in-a-thread", runs_in="thread")
+@define.task(name="tiny-in-a-thread", runs_in="thread")
 def in_a_thread(number: int) -> int:
     return number
 
 
-@define.task(name="in-a-process")
+@define.task(name="tiny-in-a-process")
 def in_a_process(number: int) -> int:
     return number
 
 
-@define.task(name="slow")
+@define.task(name="slow-in-shared-messages")
 async def slow(number: int) -> int:
     await asyncio.sleep(0.05)
     return number
