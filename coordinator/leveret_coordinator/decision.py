@@ -122,6 +122,9 @@ class Decision:
     """Projects whose workers are told that something shipped has nobody to serve it yet."""
     paces: tuple[tuple[str, float], ...] = ()
     """How many seconds executions took, by definition: the mean of those told."""
+    reached: tuple[tuple[str, float], ...] = ()
+    """How far workers have come in queues, by definition: when the latest of what they took from
+    there was published."""
     suspects: tuple[str, ...] = ()
     """Workers that seem to have lost what they executed."""
     questions: tuple[Question, ...] = ()

@@ -104,6 +104,7 @@ class Ledger:
         self._verdicts: list[Judged] = []
         self._suspects: dict[str, None] = {}
         self._seconds: dict[str, list[float]] = {}
+        self._reached: dict[str, float] = {}
         self._refused: list[LateOutcome] = []
         self._strangers: list[StoppedByStranger] = []
 
@@ -117,6 +118,10 @@ class Ledger:
     def note_pace(self, definition: str, seconds: float) -> None:
         """An execution took so long."""
         self._seconds.setdefault(definition, []).append(seconds)
+
+    def note_reached(self, definition: str, published_at: float) -> None:
+        """Somebody took from its queue what was published then."""
+        self._reached[definition] = max(published_at, self._reached.get(definition, published_at))
 
     # -- definitions --
 
@@ -379,6 +384,7 @@ class Ledger:
             verdicts=tuple(self._verdicts),
             shipped=tuple(self._shipped),
             paces=tuple((one, sum(taken) / len(taken)) for one, taken in self._seconds.items()),
+            reached=tuple(self._reached.items()),
             suspects=tuple(self._suspects),
             refused=tuple(self._refused),
             strangers=tuple(self._strangers),

@@ -125,6 +125,8 @@ def _ended(outcome: Outcome, worker: str, ledger: Ledger) -> None:
             failure=outcome.failure,
         )
     )
+    if run.state == "queued":
+        ledger.note_reached(run.definition, run.since)
     if outcome.state == "succeeded":
         _note_pace(run, outcome, ledger)
         ending.end(

@@ -87,6 +87,7 @@ class Notices:
     def note(self, decision: Decision) -> None:
         """What was decided may be due some day; who was heard is there."""
         self._timers.note(decision.timers)
+        self._recoverer.note_reached(decision.reached)
         self._recoverer.welcome([each.worker for each in decision.joined])
         if decision.heartbeats:
             self._recoverer.hear()

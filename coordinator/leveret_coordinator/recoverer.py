@@ -31,6 +31,9 @@ log = logs.get_logger("leveret.coordinator")
 
 MOST = 500
 """Orphans, or vanished invocations of a queue, that one look deals with."""
+OVERTAKEN_AFTER = 60.0
+"""Seconds by which a run must have been published before one that was taken, to be missed where
+several share a message."""
 MOST_GONE = 1000
 """Workers that are remembered as gone; after a while their silence says the same."""
 LONGEST_PAUSE = 5.0
@@ -83,6 +86,8 @@ class Recoverer:
         self._suspects: dict[str, float | None] = {}
         """Since when nobody consumes their control queue, as far as it was looked at."""
         self._gone: dict[str, None] = {}
+        self._reached: dict[str, float] = {}
+        """How far workers have come in the queues of definitions."""
         self._short: dict[str, float] = {}
         """Since when definitions' queues have had too few messages at every look."""
         self._counted: deque[Counted] = deque()
@@ -122,6 +127,7 @@ class Recoverer:
         self._listening_since = self._heard_at = self._clock.now()
         self._suspects = dict.fromkeys(self._suspects)
         self._counted.clear()
+        self._reached.clear()
         self._hearing.forget()
 
     def hear(self) -> None:
@@ -173,6 +179,12 @@ class Recoverer:
             self._told_at = now
             seconds = round(now - self._looked_at)
             log.warning("nobody looks for lost runs", reason=reason, seconds=seconds)
+
+    def note_reached(self, reached: Iterable[tuple[str, float]]) -> None:
+        """What was published then, was taken from the queues of these definitions."""
+        for definition, published_at in reached:
+            latest = self._reached.get(definition, published_at)
+            self._reached[definition] = max(published_at, latest)
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -236,7 +248,10 @@ class Recoverer:
         missing: list[Vanished] = []
         for count in counts:
             ready = counted.ready.get(count.queue)
-            if ready is None or count.published <= ready * count.together + count.held:
+            if ready is None:
+                continue
+            if count.published <= ready * count.together + count.held:
+                missing += await self._overtaken(catalog, count, before)
                 continue
             short_since = self._short.get(count.definition, counted.at)
             # What a worker took a moment ago it tells with its next heartbeat only.
@@ -247,3 +262,17 @@ class Recoverer:
                 short[count.definition] = short_since
         self._short = short
         return missing
+
+    async def _overtaken(
+        self, catalog: Catalog, count: QueueCount, before: float
+    ) -> Sequence[Vanished]:
+        """Where several runs share a message, what is there may hide that others are lost. A queue
+        hands out in order: what was taken was behind them."""
+        reached = self._reached.get(count.definition)
+        if count.together == 1 or reached is None:
+            return ()
+        until = min(before, reached - OVERTAKEN_AFTER)
+        found = await catalog.queued_before(count.definition, before=until, most=MOST)
+        if found:
+            log.warning("invocations were passed over and are published again", queue=count.queue)
+        return found

@@ -354,3 +354,14 @@ def test_questions_are_left_for_after_the_transaction() -> None:
 def test_deciding_is_a_function_of_its_arguments(message: Message) -> None:
     given = facts(run(ROOT), waiters=(Waiter(run=ROOT, session="s"),))
     assert decide(given, message) == decide(given, message)
+
+
+@pytest.mark.parametrize(
+    ("state", "reached"), [("queued", ((FLOW.id, build.NOW - 20),)), ("running", ())]
+)
+def test_what_ends_tells_how_far_workers_have_come_in_its_queue(
+    state: RunState, reached: tuple[tuple[str, float], ...]
+) -> None:
+    """Of one that was announced it is not known any more when it was published."""
+    told = decide(facts(run(state=state)), build.outcomes(build.outcome(ROOT)))
+    assert told.reached == reached

@@ -13,7 +13,12 @@ from leveret_broker.transport import Consumer, Outgoing, QueueStatus
 from leveret_coordinator.catalog import Catalog, QueueCount
 from leveret_coordinator.hearing import Hearing
 from leveret_coordinator.records import Confirmed, Orphan, Vanished
-from leveret_coordinator.recoverer import LOOK_AGAIN_AFTER, Recoverer, RecoverySettings
+from leveret_coordinator.recoverer import (
+    LOOK_AGAIN_AFTER,
+    OVERTAKEN_AFTER,
+    Recoverer,
+    RecoverySettings,
+)
 from leveret_coordinator.settings import CoordinatorSettings
 from tests.coordinator import build, peers
 from tests.worker.clocks import HandClock
@@ -380,6 +385,22 @@ async def test_a_message_may_stand_for_as_many_runs_as_share_one(scene: _Scene) 
     assert set(await scene.looks(LONG)) == _vanished(R1, R2, R3)
     await scene.catalog.let_share([flow.id], most=3)
     assert await scene.looks(LONG) == []
+
+
+async def test_what_others_overtook_in_a_queue_has_vanished(scene: _Scene) -> None:
+    """Where runs share messages, those that are there might hold it."""
+    await scene.submit(R1)
+    lost_at = scene.clock.now()
+    scene.clock.jump(OVERTAKEN_AFTER + 1)
+    await scene.submit(R2)
+    await scene.put("p:flow:1", 1)
+    await scene.catalog.let_share([scene.definition], most=100)
+    scene.clock.jump(VANISHED_AFTER)
+    assert await scene.looks(LONG) == []
+    scene.recoverer.note_reached([(scene.definition, lost_at + OVERTAKEN_AFTER)])
+    assert await scene.looks(LONG) == []
+    scene.recoverer.note_reached([(scene.definition, lost_at + OVERTAKEN_AFTER + 1)])
+    assert set(await scene.looks(LONG)) == _vanished(R1)
 
 
 async def test_nothing_has_vanished_while_a_worker_holds_it(scene: _Scene) -> None:

@@ -46,6 +46,19 @@ class HoldingTransport(RefusingTransport):
         return results if error is None else [error] * len(messages)
 
 
+def _publisher(transport: HoldingTransport) -> Publisher:
+    """One that tries nothing again by itself while a test lasts."""
+    return Publisher(
+        transport,
+        SystemClock(),
+        lambda: None,
+        confirm_after=60,
+        retry_first=60,
+        retry_longest=60,
+        page=1,
+    )
+
+
 async def _until_welcome(caller: peers.Caller, number: int = 1) -> None:
     """The coordinator has dealt with all that came before."""
     await caller.request(Hello(session="s", request=str(number)))
@@ -128,15 +141,7 @@ async def test_faults_of_several_batches_lose_none_of_their_messages(
 async def test_an_answer_that_was_given_twice_is_settled_by_the_second(
     holding: HoldingTransport, caller: peers.Caller
 ) -> None:
-    publisher = Publisher(
-        holding,
-        SystemClock(),
-        lambda: None,
-        confirm_after=60,
-        retry_first=60,
-        retry_longest=60,
-        page=1,
-    )
+    publisher = _publisher(holding)
     holding.slow = {topology.reply_queue_name("s")}
     answer = Answer(session="s", reply=Finished(run=ROOT, state="succeeded"))
     first, second = (
@@ -171,15 +176,7 @@ async def test_answers_outlive_a_catalog_that_can_not_be_asked(
         return connections[0]
 
     catalog = await Catalog.open(None, connect)
-    publisher = Publisher(
-        holding,
-        SystemClock(),
-        lambda: None,
-        confirm_after=60,
-        retry_first=60,
-        retry_longest=60,
-        page=1,
-    )
+    publisher = _publisher(holding)
     holding.errors = [Expired("the broker did not answer")]
     welcome = Welcome(request="1", version=VERSION)
     await publisher.send(parcels.pack_answers([Answer(session="s", reply=welcome)]))
@@ -200,15 +197,7 @@ async def test_answers_outlive_a_catalog_that_can_not_be_asked(
 async def test_what_is_not_written_stays_to_be_written(
     holding: HoldingTransport, caller: peers.Caller
 ) -> None:
-    publisher = Publisher(
-        holding,
-        SystemClock(),
-        lambda: None,
-        confirm_after=60,
-        retry_first=60,
-        retry_longest=60,
-        page=1,
-    )
+    publisher = _publisher(holding)
     answer = Answer(session="s", reply=Finished(run=ROOT, state="succeeded"))
     await publisher.send(parcels.pack_answers([answer]))
     with pytest.raises(OSError, match="disk"), publisher.taken_confirmed():
